@@ -1,0 +1,160 @@
+// Package cli is the command line of an image: without an argument the program
+// runs, with one it tells about itself or about the instance that runs in the
+// same container. An image has neither a shell nor curl, so its binary is also
+// its own health probe. There are no flags that configure: all configuration is
+// by environment.
+//
+// Exit codes are 0, 1 for a failure and 2 for bad configuration or usage.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/rs/zerolog"
+
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/service"
+	"github.com/adit-tunnel/adit/shared/status"
+	"github.com/adit-tunnel/adit/shared/telemetry"
+	"github.com/adit-tunnel/adit/shared/version"
+)
+
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2 // and bad configuration
+)
+
+// Program is one image. All fields are required but Status, without which there
+// is no such command.
+type Program struct {
+	Name    string // "server"
+	Summary string // one line
+
+	// Settings returns a pointer to a new, empty settings struct.
+	Settings func() any
+	// Common returns what such a struct embeds.
+	Common func(settings any) config.Common
+	// Serve runs until a signal, which a group of its own handles, and returns
+	// what the group did.
+	Serve func(ctx context.Context, settings any, log zerolog.Logger) error
+	// Status returns the status of the running instance. Settings may have
+	// faults: it complains about those that it needs.
+	Status func(ctx context.Context, settings any) (status.Document, error)
+	// Probe returns where /healthz and /readyz answer, as seen from inside the
+	// container, and the client to use, nil for a plain one. Settings may have
+	// faults here too.
+	Probe func(settings any) (url string, client *http.Client, err error)
+}
+
+// command is one subcommand.
+type command struct {
+	name, args, help string
+	run              func(args []string, stdout, stderr io.Writer) int
+}
+
+func (p Program) commands() []command {
+	list := []command{
+		{"healthcheck", "[--ready]", "exit 0 if the running " + p.Name + " is healthy (ready), else 1 with the reason", p.healthcheck},
+		{"env", "", "show every variable with its current value, secrets redacted", p.env},
+		{"version", "", "show the version", p.version},
+		{"help", "", "show this", p.help},
+	}
+	if p.Status != nil {
+		list = append([]command{{"status", "[--json]", "show the running tunnel and its clients", p.status}}, list...)
+	}
+	return list
+}
+
+// Run does what args, without the program's name, ask for and returns the exit
+// code.
+func (p Program) Run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		return p.serve(stderr)
+	}
+	name := args[0]
+	if name == "-h" || name == "-help" || name == "--help" {
+		name = "help"
+	}
+	for _, c := range p.commands() {
+		if c.name == name {
+			return c.run(args[1:], stdout, stderr)
+		}
+	}
+	return p.misuse(stderr, fmt.Errorf("unknown command %q", args[0]))
+}
+
+func (p Program) serve(stderr io.Writer) int {
+	settings := p.Settings()
+	err := config.Load(settings)
+	common := p.Common(settings)
+	log := telemetry.NewLogger(stderr, common.LogLevel.Level(), common.LogFormat.Console())
+	if err == nil {
+		err = p.Serve(context.Background(), settings, log)
+	}
+	if faults := faultsOf(err); faults != nil {
+		// At any LOG_LEVEL: nothing else says why there is no process.
+		logFaults(telemetry.NewLogger(stderr, zerolog.ErrorLevel, common.LogFormat.Console()), faults)
+		return exitUsage
+	}
+	code := service.Exit(err)
+	if code != exitOK {
+		log.Error().Err(err).Msg("stopped by a failure")
+	}
+	return code
+}
+
+func (p Program) env(args []string, stdout, stderr io.Writer) int {
+	if code, stop := p.parse("env", args, stdout, stderr); stop {
+		return code
+	}
+	settings := p.Settings()
+	if err := config.WriteEnv(stdout, settings); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
+	if err := config.Load(settings); err != nil {
+		fmt.Fprintf(stderr, "\n%v\n", err)
+		return exitUsage
+	}
+	return exitOK
+}
+
+func (p Program) version(args []string, stdout, stderr io.Writer) int {
+	if code, stop := p.parse("version", args, stdout, stderr); stop {
+		return code
+	}
+	fmt.Fprintf(stdout, "adit %s %s\n", p.Name, version.String())
+	return exitOK
+}
+
+// parse reads the flags of a subcommand, pairs of name and *bool, and tells
+// whether that was all there is to do.
+func (p Program) parse(command string, args []string, stdout, stderr io.Writer, flags ...boolFlag) (code int, stop bool) {
+	set := flag.NewFlagSet(command, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range flags {
+		set.BoolVar(f.value, f.name, false, "")
+	}
+	err := set.Parse(args)
+	if err == nil && set.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", set.Arg(0))
+	}
+	switch {
+	case err == nil:
+		return exitOK, false
+	case errors.Is(err, flag.ErrHelp):
+		return p.help(nil, stdout, stderr), true
+	}
+	return p.misuse(stderr, fmt.Errorf("%s: %w", command, err)), true
+}
+
+type boolFlag struct {
+	name  string
+	value *bool
+}

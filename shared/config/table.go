@@ -1,0 +1,102 @@
+package config
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+)
+
+// WriteMarkdown writes the table of the variables of spec for the README.
+func WriteMarkdown(w io.Writer, spec any) error {
+	out := bufio.NewWriter(w)
+	fmt.Fprint(out, "| Variable | Default | Description |\n|---|---|---|\n")
+	vars := variables(spec)
+	for _, v := range vars {
+		def := ""
+		switch {
+		case v.def != "":
+			def = "`" + v.def + "`"
+		case v.required:
+			def = "**required**"
+		}
+		fmt.Fprintf(out, "| `%s`%s | %s | %s |\n", v.name, v.star(), cell(def), cell(v.desc))
+	}
+	if anyFile(vars) {
+		fmt.Fprint(out, "\n\\* The value may also come from a file: set `NAME_FILE` to its path.\n")
+	}
+	return out.Flush()
+}
+
+// WriteEnv writes a table of the variables of spec with their current values,
+// those of secrets redacted. It reads the environment, not spec: what is at fault
+// is shown as it was set.
+func WriteEnv(w io.Writer, spec any) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(out, "VARIABLE\tVALUE\tDEFAULT\tDESCRIPTION\n")
+	vars := variables(spec)
+	for _, v := range vars {
+		def := v.def
+		if v.required && def == "" {
+			def = "(required)"
+		}
+		fmt.Fprintf(out, "%s%s\t%s\t%s\t%s\n", v.name, v.star(), printable(v.current()), def, v.desc)
+	}
+	if anyFile(vars) {
+		fmt.Fprint(out, "\n* The value may also come from a file: set NAME_FILE to its path.\n")
+	}
+	return out.Flush()
+}
+
+// current returns the value in force, fit to be printed.
+func (v variable) current() string {
+	value, path := os.Getenv(v.name), ""
+	if v.file {
+		path = os.Getenv(v.name + fileSuffix)
+	}
+	switch {
+	case path != "":
+		return "(from " + path + ")"
+	case value == "":
+		return v.def
+	case v.secret:
+		return redacted
+	}
+	return passwordRegexp.ReplaceAllString(value, "${1}"+redacted+"@")
+}
+
+// passwordRegexp finds the password of a URL.
+var passwordRegexp = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
+
+func (v variable) star() string {
+	if v.file {
+		return "*"
+	}
+	return ""
+}
+
+func anyFile(vars []variable) bool {
+	for _, v := range vars {
+		if v.file {
+			return true
+		}
+	}
+	return false
+}
+
+// cell keeps s within one cell of a Markdown table.
+func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
+
+// printable keeps s on one line of a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}

@@ -1,0 +1,72 @@
+package tunnel
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ping keeps the connection awake, measures it, and ends it when the peer is silent.
+func (s *Session) ping() {
+	interval := s.cfg.PingInterval
+	timer := time.NewTimer(0) // at once: the round trip is wanted early
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.w.flooded: // the writer gave up, but is stuck
+			s.end(s.w.reason())
+			return
+		case <-timer.C:
+		}
+		silent := s.clock() - time.Duration(s.heard.Load())
+		if silent >= 2*interval {
+			s.end(&SessionError{Code: CodeDead, Reason: "the peer was silent for " + silent.Round(time.Millisecond).String()})
+			return
+		}
+		s.sendPing()
+		timer.Reset(min(interval, 2*interval-silent))
+	}
+}
+
+// clock is the time since the session began. Unlike the time of day it never jumps.
+func (s *Session) clock() time.Duration { return time.Since(s.began) }
+
+// pong takes the answer to a ping that carried the time when it was sent.
+func (s *Session) pong(sent uint64) {
+	now := s.clock()
+	if sent <= uint64(now) { // otherwise it is no answer to a ping of ours
+		s.rtt.add(max(now-time.Duration(sent), 1))
+	}
+}
+
+// RTT returns the smallest round trip of the last pings, or 0 before the first answer.
+func (s *Session) RTT() time.Duration { return s.rtt.least() }
+
+// rttForTuning is the round trip for the growth of windows.
+func (s *Session) rttForTuning() time.Duration {
+	return max(s.rtt.least(), 500*time.Microsecond)
+}
+
+// rttMeter keeps the last round trips; the least of them has the least queueing in it.
+type rttMeter struct {
+	mu   sync.Mutex
+	last [8]time.Duration
+	n    int
+	low  atomic.Int64
+}
+
+func (m *rttMeter) add(rtt time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last[m.n%len(m.last)] = rtt
+	m.n++
+	low := m.last[0]
+	for _, v := range m.last[1:min(m.n, len(m.last))] {
+		low = min(low, v)
+	}
+	m.low.Store(int64(low))
+}
+
+func (m *rttMeter) least() time.Duration { return time.Duration(m.low.Load()) }
