@@ -1,0 +1,113 @@
+// Command client is the private side of adit: it connects out to one or several servers
+// and carries what their visitors want to the upstreams next to it.
+//
+// There is an agent (agent/) for each server, which keeps a session with it, and a
+// dialer (upstream/) for the private services. instance.go is what the status and
+// healthcheck commands ask.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/rs/zerolog"
+
+	"github.com/adit-tunnel/adit/images/client/agent"
+	"github.com/adit-tunnel/adit/images/client/upstream"
+	"github.com/adit-tunnel/adit/shared/cli"
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/service"
+	"github.com/adit-tunnel/adit/shared/telemetry"
+	"github.com/adit-tunnel/adit/shared/tunnel"
+)
+
+func main() {
+	os.Exit(cli.Program{
+		Name:     "client",
+		Summary:  "the private side of adit: exposes upstreams through a server",
+		Settings: func() any { return new(settings) },
+		Common:   func(s any) config.Common { return s.(*settings).Common },
+		Serve: func(ctx context.Context, s any, log zerolog.Logger) error {
+			return serve(ctx, s.(*settings), log)
+		},
+		Status: fetchStatus,
+		Probe:  probe,
+	}.Run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// serve runs until a signal, until ctx ends or until a listener breaks off.
+func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
+	id := cfg.ClientID
+	if id == "" {
+		id = randomID()
+	}
+	reg := telemetry.NewRegistry("client")
+	counters := new(tunnel.Counters)
+	metrics := agent.NewMetrics(reg, counters)
+	var token atomic.Pointer[string]
+	first, err := cfg.token(cfg.Token.Value())
+	if err != nil {
+		return config.Fault("TOKEN", "%w", err)
+	}
+	token.Store(&first)
+
+	var g run.Group
+	var drain service.Drain // the agents first; their state can be seen meanwhile
+	var agents []*agent.Agent
+	if !cfg.MetricsPort.Off() {
+		l, err := service.Listen("METRICS_PORT", cfg.MetricsAddr, int(cfg.MetricsPort))
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		ready := func() error { return anyConnected(agents) }
+		srv := &http.Server{Handler: telemetry.Handler(reg, ready), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}
+		g.Add(drain.Last(service.HTTP("metrics", srv, l, time.Second, log)))
+	}
+	for _, u := range cfg.URL {
+		a := agent.New(agent.Config{
+			Server: u, Token: func() string { return *token.Load() }, TLS: cfg.tlsMode(), CA: cfg.ca,
+			ClientID: id, Upstreams: cfg.Upstreams, PingInterval: cfg.PingInterval, Drain: cfg.DrainTimeout,
+			Dialer: upstream.Dialer{Timeout: cfg.DialTimeout}, Counters: counters, Metrics: metrics, Log: log,
+		})
+		metrics.Watch(a)
+		agents = append(agents, a)
+		g.Add(drain.First(service.Background(ctx, a.Run)))
+	}
+	g.Add(service.Background(ctx, func(ctx context.Context) error {
+		_ = cfg.Token.Watch(ctx, 2*time.Second, func(value string) {
+			if next, err := cfg.token(value); err != nil {
+				log.Error().Err(err).Str("file", cfg.Token.File()).Msg("the new token is not valid, the old one stays")
+			} else {
+				token.Store(&next)
+				log.Info().Str("file", cfg.Token.File()).Msg("took up a changed token")
+			}
+		})
+		return nil
+	}))
+	g.Add(service.Signals(ctx))
+	return g.Run()
+}
+
+// anyConnected says why the client is not ready: no server can send it a visitor.
+func anyConnected(agents []*agent.Agent) error {
+	for _, a := range agents {
+		if a.Connected() {
+			return nil
+		}
+	}
+	return errors.New("not connected to any server")
+}
+
+func randomID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/adit-tunnel/adit/images/client/agent"
+	"github.com/adit-tunnel/adit/shared/auth"
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/route"
+)
+
+type settings struct {
+	config.Common
+	URL          servers             `required:"true" desc:"Where the server's control plane is: wss://host:8123; several, separated by commas, are all connected."`
+	Token        config.Secret       `required:"true" desc:"Shared secret of server and clients. A file is read again when it changes."`
+	Upstreams    route.List          `required:"true" desc:"What to expose, separated by commas: http://127.0.0.1:8080 for every host, or example.com=http://app:8000, *.example.com/api=https://api:8443?insecure=true, unix:///run/app.sock."`
+	AutoTLS      bool                `envconfig:"AUTO_TLS" default:"true" desc:"Verify the server's own CA by the token. false: its certificate is from a public authority, as behind a platform's TLS, or URL is ws://."`
+	TLSCA        config.Secret       `envconfig:"TLS_CA" desc:"PEM certificates of the authority that signed the server's certificate, instead of AUTO_TLS."`
+	ClientID     string              `split_words:"true" desc:"Name of this client: up to 64 letters, digits, dots, dashes and underscores. Each client needs its own. Empty: random with each start."`
+	DialTimeout  time.Duration       `split_words:"true" default:"10s" desc:"How long connecting an upstream may take."`
+	PingInterval time.Duration       `split_words:"true" default:"15s" desc:"Time between pings to a server; one that is silent for two is dead."`
+	MetricsPort  config.OptionalPort `split_words:"true" default:"8125" desc:"Port of /metrics, /healthz and /readyz; off for none."`
+}
+
+// servers is the value of URL.
+type servers []*url.URL
+
+// Decode implements envconfig.Decoder.
+func (s *servers) Decode(value string) error {
+	var errs []error
+	*s = nil
+	seen := map[string]bool{}
+	for _, text := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+		u, err := agent.ParseURL(text)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case seen[u.Host]:
+			errs = append(errs, fmt.Errorf("%s is there twice", u.Host))
+		default:
+			seen[u.Host] = true
+			*s = append(*s, u)
+		}
+	}
+	if len(*s) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("holds no URL: write wss://host:8123"))
+	}
+	return errors.Join(errs...)
+}
+
+// String is what the env command prints.
+func (s servers) String() string {
+	var out []string
+	for _, u := range s {
+		out = append(out, u.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// Validate checks what the types do not.
+func (s *settings) Validate() error {
+	var errs []error
+	fault := func(name, format string, args ...any) { errs = append(errs, config.Fault(name, format, args...)) }
+	if _, err := s.token(s.Token.Value()); err != nil {
+		fault("TOKEN", "%w", err)
+	}
+	if s.TLSCA.IsSet() && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.TLSCA.Value())) {
+		fault("TLS_CA", "holds no certificate in PEM form")
+	}
+	for _, u := range s.URL {
+		if u.Scheme == "ws" && s.AutoTLS && !s.TLSCA.IsSet() {
+			fault("URL", "%s sends the token in clear text: write wss://%s, or set AUTO_TLS=false if that is what you want", u, u.Host)
+		}
+		if u.Scheme == "ws" && s.TLSCA.IsSet() {
+			fault("URL", "%s uses no TLS, but TLS_CA is set: write wss://%s", u, u.Host)
+		}
+	}
+	if s.ClientID != "" && (len(s.ClientID) > 64 || strings.Trim(s.ClientID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_") != "") {
+		fault("CLIENT_ID", "%q is not 1 to 64 letters, digits, dots, dashes or underscores", s.ClientID)
+	}
+	if _, err := agent.Hello(strings.Repeat("x", 64), math.MaxUint64, s.Upstreams); err != nil {
+		fault("UPSTREAMS", "%w", err)
+	}
+	if s.DialTimeout < 100*time.Millisecond {
+		fault("DIAL_TIMEOUT", "%s is too short: set 100ms or more, with a unit as in 3s", s.DialTimeout)
+	}
+	if s.PingInterval < 100*time.Millisecond {
+		fault("PING_INTERVAL", "%s is too short: set 100ms or more, with a unit as in 15s", s.PingInterval)
+	}
+	return errors.Join(errs...)
+}
+
+// token returns the first of the tokens: a client that shares a file with its server
+// finds several there during a rotation, the newest first.
+func (s *settings) token(value string) (string, error) {
+	list, err := auth.ParseTokens(value)
+	if err != nil {
+		return "", err
+	}
+	return list[0], nil
+}
+
+// ca returns TLS_CA, again from its file if it has one.
+func (s *settings) ca() string {
+	if path := s.TLSCA.File(); path != "" {
+		if content, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(content)) > 0 {
+			return string(content)
+		}
+	}
+	return s.TLSCA.Value()
+}
+
+func (s *settings) tlsMode() agent.TLSMode {
+	switch {
+	case s.TLSCA.IsSet():
+		return agent.TLSCustom
+	case s.AutoTLS:
+		return agent.TLSAuto
+	}
+	return agent.TLSPublic
+}
