@@ -1,0 +1,125 @@
+package edge
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/adit-tunnel/adit/shared/tunnel"
+)
+
+// refusal is an answer of our own: a status and one line that tells the visitor, who
+// must learn nothing about the private network, what is the matter.
+type refusal struct {
+	code  int
+	text  string
+	retry bool // worth trying again soon
+}
+
+var (
+	badHost      = refusal{http.StatusBadRequest, "the Host header is malformed", false}
+	badTarget    = refusal{http.StatusBadRequest, "the request target is malformed", false}
+	badBody      = refusal{http.StatusBadRequest, "the request body is malformed", false}
+	badVersion   = refusal{http.StatusHTTPVersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are served here", false}
+	noConnect    = refusal{http.StatusMethodNotAllowed, "CONNECT is not served here", false}
+	noRoute      = refusal{http.StatusNotFound, "nothing is exposed under this host and path", false}
+	noBackend    = refusal{http.StatusServiceUnavailable, "the client that serves this host is not connected", true}
+	overloaded   = refusal{http.StatusServiceUnavailable, "too many requests are under way", true}
+	closing      = refusal{http.StatusServiceUnavailable, "the server is shutting down", true}
+	refused      = refusal{http.StatusBadGateway, "the upstream refused the connection", false}
+	unreachable  = refusal{http.StatusBadGateway, "the upstream cannot be reached", false}
+	untrusted    = refusal{http.StatusBadGateway, "the upstream's certificate was not accepted", false}
+	brokeOff     = refusal{http.StatusBadGateway, "the upstream broke off before it answered", false}
+	silent       = refusal{http.StatusBadGateway, "the client that serves this host does not respond", true}
+	malformed    = refusal{http.StatusBadGateway, "the upstream's answer is malformed", false}
+	slowConnect  = refusal{http.StatusGatewayTimeout, "the upstream did not accept the connection in time", false}
+	slowResponse = refusal{http.StatusGatewayTimeout, "the upstream did not answer in time", false}
+)
+
+// statusClientClosed is counted for requests whose visitor left before the answer; it
+// is never sent. The number is the one that nginx made known.
+const statusClientClosed = 499
+
+var (
+	errNoBackend   = errors.New("no backend")
+	errSilent      = errors.New("the client does not respond")
+	errRequestBody = errors.New("the visitor's request body is malformed")
+)
+
+// brokenError is a stream that broke, or a response that made no sense, before the
+// visitor got anything.
+type brokenError struct {
+	err      error
+	unsent   bool // the upstream got nothing of the request
+	received bool // the upstream had begun to answer
+}
+
+func (e *brokenError) Error() string { return "upstream: " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// refusalFor tells the reasons apart that a request was not served.
+func refusalFor(err error) refusal {
+	var reset *tunnel.ResetError
+	var ended *tunnel.SessionError
+	switch {
+	case errors.Is(err, errNoBackend), errors.Is(err, tunnel.ErrGoingAway):
+		return noBackend
+	case errors.Is(err, errRequestBody):
+		return badBody
+	case errors.Is(err, tunnel.ErrTooManyStreams):
+		return overloaded
+	case errors.Is(err, tunnel.ErrOpenTimeout):
+		return slowConnect
+	case errors.Is(err, errSilent):
+		return silent
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return slowResponse
+	case errors.As(err, &ended), errors.Is(err, tunnel.ErrClosed):
+		var broken *brokenError
+		if errors.As(err, &broken) {
+			return brokeOff
+		}
+		return noBackend
+	case errors.As(err, &reset):
+		switch reset.Code {
+		case tunnel.CodeRefused:
+			return refused
+		case tunnel.CodeTimeout:
+			return slowConnect
+		case tunnel.CodeUnreachable, tunnel.CodeNoUpstream:
+			return unreachable
+		case tunnel.CodeTLS:
+			return untrusted
+		case tunnel.CodeOverload:
+			return overloaded
+		}
+		return brokeOff
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return brokeOff
+	}
+	return malformed
+}
+
+// refuse sends an answer of our own. The visitor has got no other.
+func (x *exchange) refuse(f refusal) {
+	x.code = f.code
+	h := x.w.Header()
+	clear(h)
+	h["Content-Type"] = []string{"text/plain; charset=utf-8"}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Cache-Control"] = []string{"no-store"}
+	if f.retry {
+		h["Retry-After"] = []string{"5"}
+	}
+	if f == noConnect {
+		h["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"}
+	}
+	if x.body.unread() {
+		h["Connection"] = []string{"close"}
+		x.linger()
+	}
+	x.w.WriteHeader(f.code)
+	_, _ = io.WriteString(x.w, strconv.Itoa(f.code)+" "+http.StatusText(f.code)+": "+f.text+"\n")
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/adit-tunnel/adit/shared/auth"
+	"github.com/adit-tunnel/adit/shared/autotls"
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/status"
+)
+
+// The status and healthcheck commands talk to the server that runs in the same
+// container, found by the same settings; status also to the one that URL names.
+
+// fetchStatus asks the control plane, whose certificate it verifies as a client does.
+func fetchStatus(ctx context.Context, s any) (status.Document, error) {
+	cfg := s.(*settings)
+	tokens, err := auth.ParseTokens(cfg.Token.Value())
+	if err != nil {
+		return status.Document{}, config.Fault("TOKEN", "%w", err)
+	}
+	base, secure, err := controlURL(cfg)
+	if err != nil {
+		return status.Document{}, err
+	}
+	transport := &http.Transport{}
+	switch {
+	case !secure:
+	case cfg.URL != "":
+		transport.Proxy = http.ProxyFromEnvironment
+		if cfg.AutoTLS {
+			transport.TLSClientConfig, err = autotls.Fetch(ctx, base, tokens[0], nil)
+		}
+	case cfg.TLSCert.IsSet():
+		transport.TLSClientConfig, err = pinned(cfg)
+	default:
+		transport.TLSClientConfig, err = autotls.Fetch(ctx, base, tokens[0], &http.Transport{})
+	}
+	if err != nil {
+		return status.Document{}, err
+	}
+	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	return status.Fetch(ctx, client, strings.TrimSuffix(base, "/")+"/status", tokens[0])
+}
+
+// controlURL returns where the control plane is, as an http or https URL.
+func controlURL(cfg *settings) (base string, secure bool, err error) {
+	if cfg.URL == "" {
+		secure = cfg.AutoTLS || cfg.TLSCert.IsSet()
+		scheme := "http"
+		if secure {
+			scheme = "https"
+		}
+		base, err = localURL("CONTROL_PORT", scheme, cfg.ControlAddr, int(cfg.ControlPort))
+		return base, secure, err
+	}
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Hostname() == "" || u.User != nil {
+		return "", false, config.Fault("URL", "is no URL of a server: write wss://host:8123")
+	}
+	switch u.Scheme {
+	case "wss", "https":
+		u.Scheme, secure = "https", true
+	case "ws", "http":
+		u.Scheme = "http"
+	default:
+		return "", false, config.Fault("URL", "has the scheme %q: use wss:// (or ws:// for a server without TLS)", u.Scheme)
+	}
+	return u.String(), secure, nil
+}
+
+// pinned accepts exactly the certificate that the server was given, whatever its name.
+func pinned(cfg *settings) (*tls.Config, error) {
+	cert, key, err := readKeyPair(cfg)()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, config.Fault("TLS_CERT", "%w", err)
+	}
+	want, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return nil, config.Fault("TLS_CERT", "%w", err)
+	}
+	return &tls.Config{
+		InsecureSkipVerify: true, // VerifyConnection does it
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 || !cs.PeerCertificates[0].Equal(want) {
+				return errors.New("the control port serves another certificate than TLS_CERT")
+			}
+			return nil
+		},
+	}, nil
+}
+
+// probe says where the health of this container's server is answered.
+func probe(s any) (string, *http.Client, error) {
+	cfg := s.(*settings)
+	if cfg.MetricsPort.Off() {
+		return "", nil, config.Fault("METRICS_PORT", "is off: the health check needs it")
+	}
+	base, err := localURL("METRICS_PORT", "http", cfg.MetricsAddr, int(cfg.MetricsPort))
+	return base, nil, err
+}
+
+func localURL(variable, scheme, host string, port int) (string, error) {
+	if port == 0 {
+		return "", config.Fault(variable, "is 0: a port that was picked freely is not known here")
+	}
+	if host == "" || host == "0.0.0.0" || host == "::" || host == "[::]" {
+		host = "127.0.0.1"
+	}
+	return scheme + "://" + net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port)), nil
+}

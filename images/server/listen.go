@@ -1,0 +1,91 @@
+package main
+
+import (
+	"net"
+
+	"github.com/adit-tunnel/adit/images/server/proxy"
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/service"
+)
+
+// ports are the listeners of the server. All are bound before anything serves, so that
+// a port in use fails at once.
+type ports struct {
+	control net.Listener
+	data    []dataPort
+	metrics net.Listener // nil: off
+}
+
+// dataPort is a listener for visitors.
+type dataPort struct {
+	net.Listener
+	name   string
+	secure bool // speaks TLS
+}
+
+func listen(cfg *settings) (p ports, err error) {
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.control, err = service.Listen("CONTROL_PORT", cfg.ControlAddr, int(cfg.ControlPort)); err != nil {
+		return p, err
+	}
+	if cfg.Mode.HTTP {
+		if err := p.listenHTTP(cfg); err != nil {
+			return p, err
+		}
+	}
+	if !cfg.MetricsPort.Off() {
+		p.metrics, err = service.Listen("METRICS_PORT", cfg.MetricsAddr, int(cfg.MetricsPort))
+	}
+	return p, err
+}
+
+func (p *ports) listenHTTP(cfg *settings) error {
+	listen := func(variable string, port config.Port, name string, secure bool) error {
+		l, err := service.Listen(variable, cfg.DataAddr, int(port))
+		if err != nil {
+			return err
+		}
+		if cfg.ProxyProtocol {
+			l = proxy.Listener(l, cfg.TrustedProxies.Contains)
+		}
+		p.data = append(p.data, dataPort{Listener: l, name: name, secure: secure})
+		return nil
+	}
+	if err := listen("PORT", cfg.port(), "data plane", false); err != nil || !cfg.TLSCert.IsSet() {
+		return err
+	}
+	return listen("HTTPS_PORT", cfg.HTTPSPort, "data plane TLS", true)
+}
+
+// numbers returns the ports that are taken.
+func (p ports) numbers() (list []int) {
+	for _, l := range p.all() {
+		if addr, ok := l.Addr().(*net.TCPAddr); ok {
+			list = append(list, addr.Port)
+		}
+	}
+	return list
+}
+
+func (p ports) all() (list []net.Listener) {
+	for _, l := range []net.Listener{p.control, p.metrics} {
+		if l != nil {
+			list = append(list, l)
+		}
+	}
+	for _, d := range p.data {
+		list = append(list, d.Listener)
+	}
+	return list
+}
+
+// close closes the listeners; those that a server has closed already do not mind.
+func (p ports) close() {
+	for _, l := range p.all() {
+		_ = l.Close()
+	}
+}

@@ -1,0 +1,131 @@
+// Command server is the public side of adit: clients connect to its control plane, and
+// visitors reach what the clients expose through its data plane.
+//
+// The parts, in the order in which main.go builds them: the routing table; the control
+// plane (control/), where sessions of clients come from; the data plane (edge/), which
+// opens streams on them; and metrics. tls.go makes their certificates, instance.go is
+// what the status and healthcheck commands ask.
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/rs/zerolog"
+
+	"github.com/adit-tunnel/adit/images/server/control"
+	"github.com/adit-tunnel/adit/images/server/edge"
+	"github.com/adit-tunnel/adit/images/server/proxy"
+	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/images/server/tcp"
+	"github.com/adit-tunnel/adit/shared/auth"
+	"github.com/adit-tunnel/adit/shared/cli"
+	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/service"
+	"github.com/adit-tunnel/adit/shared/telemetry"
+	"github.com/adit-tunnel/adit/shared/tunnel"
+)
+
+func main() {
+	os.Exit(cli.Program{
+		Name:     "server",
+		Summary:  "the public side of adit, a tunnel to private HTTP and TCP services",
+		Settings: func() any { return new(settings) },
+		Common:   func(s any) config.Common { return s.(*settings).Common },
+		Serve: func(ctx context.Context, s any, log zerolog.Logger) error {
+			return serve(ctx, s.(*settings), log)
+		},
+		Status: fetchStatus,
+		Probe:  probe,
+	}.Run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// serve runs until a signal, until ctx ends or until a listener breaks off.
+func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
+	bound, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer bound.close()
+	reg := telemetry.NewRegistry("server")
+	counters := new(tunnel.Counters)
+	tokens := newTokens(cfg.Token)
+	metrics := control.NewMetrics(reg, cfg.Mode.names(), counters)
+	throttle := auth.NewThrottle()
+	failed := auth.Recorder(throttle, metrics.AuthFailed, log)
+	certs, err := newCertificates(cfg, tokens, func(r *http.Request) { failed(r, auth.Wrong) }, reg, log)
+	if err != nil {
+		return err
+	}
+
+	var (
+		table *routing.Table
+		web   *edge.Edge
+		ports *tcp.Plane
+		idle  = func() {}
+	)
+	if cfg.Mode.HTTP {
+		table = new(routing.Table)
+		web = edge.New(edge.Config{
+			Table: table, Trusted: cfg.TrustedProxies, OpenTimeout: cfg.OpenTimeout, ResponseTimeout: cfg.ResponseTimeout,
+			Drain: cfg.DrainTimeout, Metrics: edge.NewMetrics(reg), Log: log,
+		})
+		defer web.Close()
+		idle = web.CloseIdle
+	}
+	if cfg.Mode.TCP {
+		ports = tcp.New(tcp.Config{
+			Addr: cfg.DataAddr, Allow: cfg.AllowPorts, Reserved: bound.numbers(), OpenTimeout: cfg.OpenTimeout,
+			Drain: cfg.DrainTimeout, MaxConns: cfg.MaxConnections, Visitor: visitorReader(cfg), Metrics: tcp.NewMetrics(reg), Log: log,
+		})
+		defer ports.Close()
+	}
+	var plane *control.Control
+	observe := telemetry.Handler(reg, func() error { return plane.Ready() })
+	plane = control.New(control.Config{
+		Tokens: tokens, Throttle: throttle, Table: table, Ports: ports, CA: certs.ca, Observe: observe, Mode: cfg.Mode.String(),
+		PingInterval: cfg.PingInterval, MaxClients: cfg.MaxClients, MaxStreams: cfg.MaxStreams,
+		Leaving: idle, Counters: counters, Metrics: metrics, Log: log,
+	})
+	defer plane.Close()
+
+	var g run.Group
+	var drain service.Drain // the data plane first; what operators look at goes on meanwhile
+	for _, p := range bound.data {
+		g.Add(drain.First(service.HTTP(p.name, web.Server(ctx, p.secure), edge.Listener(certs.wrapData(p)), cfg.DrainTimeout, log)))
+	}
+	if web != nil {
+		g.Add(drain.First(service.Background(ctx, web.Run)))
+	}
+	if ports != nil {
+		g.Add(drain.First(service.Background(ctx, ports.Run)))
+	}
+	g.Add(drain.Last(service.HTTP("control plane", plane.Server(), certs.wrapControl(bound.control), time.Second, log)))
+	if bound.metrics != nil {
+		srv := &http.Server{Handler: plane.Enough(observe), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}
+		g.Add(drain.Last(service.HTTP("metrics", srv, bound.metrics, time.Second, log)))
+	}
+	g.Add(service.Background(ctx, certs.run))
+	g.Add(service.Background(ctx, watchTokens(cfg.Token, tokens, log)))
+	{
+		wait, interrupt := service.Signals(ctx)
+		g.Add(func() error {
+			err := wait()
+			plane.Drain(ctx, cfg.DrainDelay)
+			return err
+		}, interrupt)
+	}
+	return g.Run()
+}
+
+// visitorReader returns what reads the PROXY headers of TCP connections, or nil.
+func visitorReader(cfg *settings) func(net.Conn) (tcp.Visitor, error) {
+	if !cfg.ProxyProtocol {
+		return nil
+	}
+	return proxy.Reader(cfg.TrustedProxies.Contains)
+}

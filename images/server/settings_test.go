@@ -1,0 +1,98 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/adit-tunnel/adit/shared/config"
+)
+
+const secretToken = "verysecret-0123456789"
+
+func TestSettings(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, c := range []struct {
+		name      string
+		variables []string // beside a good TOKEN
+		faults    []string // how each begins
+	}{
+		{"the least", nil, nil},
+		{"all", []string{"MODE=http,tcp", "PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_PORT=0", "CONTROL_ADDR=::1", "AUTO_TLS_SAN=a.test, 10.0.0.1, ::1",
+			"ALLOW_PORTS=22,8000-8999", "TRUSTED_PROXIES=10.0.0.0/8,::1", "PROXY_PROTOCOL=true", "RESPONSE_TIMEOUT=0s", "DRAIN_DELAY=1s",
+			"MAX_CLIENTS=1", "MAX_STREAMS=1", "MAX_CONNECTIONS=1", "METRICS_PORT=off", "OPEN_TIMEOUT=100ms", "PING_INTERVAL=100ms"}, nil},
+		{"own certificate", []string{"TLS_CERT_FILE=" + file("cert", "x"), "TLS_KEY_FILE=" + file("key", "x")}, nil},
+		{"modes", []string{"MODE= TCP , HTTP "}, nil},
+		{"several tokens", []string{"TOKEN=" + secretToken + "\n# old\nanother-0123456789"}, nil},
+		{"same port, other addresses", []string{"PORT=8123", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.2"}, nil},
+		{"same port, but not used", []string{"MODE=tcp", "PORT=8123"}, nil},
+		{"free ports", []string{"PORT=0", "CONTROL_PORT=0", "METRICS_PORT=0"}, nil},
+
+		{"no token", []string{"TOKEN="}, []string{"TOKEN: is required but not set: set TOKEN, or set TOKEN_FILE"}},
+		{"short token", []string{"TOKEN=verysecret"}, []string{"TOKEN: token 1 has 10 bytes, fewer than 16"}},
+		{"one of them short", []string{"TOKEN=" + secretToken + ",verysecret"}, []string{"TOKEN: token 2 has 10 bytes"}},
+		{"blank token", []string{"TOKEN= "}, []string{"TOKEN: is blank"}},
+		{"blank token file", []string{"TOKEN=", "TOKEN_FILE=" + file("blank", " \n")}, []string{"TOKEN_FILE: file " + filepath.Join(dir, "blank") + " is blank"}},
+		{"unknown mode", []string{"MODE=udp"}, []string{`MODE: unknown mode "udp"`}},
+		{"half a mode", []string{"MODE=http,"}, []string{"MODE: "}},
+		{"certificate without a key", []string{"TLS_CERT=verysecret"}, []string{"TLS_KEY: is not set, but TLS_CERT is"}},
+		{"key without a certificate", []string{"TLS_KEY=verysecret"}, []string{"TLS_CERT: is not set, but TLS_KEY is"}},
+		{"bad ports", []string{"ALLOW_PORTS=22,all,9-8"}, []string{`ALLOW_PORTS: "all" is neither`, `"9-8" is neither`}},
+		{"bad networks", []string{"TRUSTED_PROXIES=everyone"}, []string{`TRUSTED_PROXIES: "everyone" is not a network`}},
+		{"PROXY protocol from nobody", []string{"PROXY_PROTOCOL=true"}, []string{"PROXY_PROTOCOL: is true, but TRUSTED_PROXIES is not set"}},
+		{"short times", []string{"OPEN_TIMEOUT=1ms", "PING_INTERVAL=0s"}, []string{"OPEN_TIMEOUT: 1ms is too short", "PING_INTERVAL: 0s is too short"}},
+		{"negative times", []string{"RESPONSE_TIMEOUT=-1s", "DRAIN_DELAY=-1s", "DRAIN_TIMEOUT=-1s"}, []string{"RESPONSE_TIMEOUT: -1s is negative", "DRAIN_DELAY: -1s is negative", "DRAIN_TIMEOUT: -1s is negative"}},
+		{"negative limits", []string{"MAX_CLIENTS=-1", "MAX_CONNECTIONS=-1", "MAX_STREAMS=0"}, []string{"MAX_CLIENTS: -1 is negative", "MAX_CONNECTIONS: -1 is negative", "MAX_STREAMS: 0 is too few"}},
+		{"no numbers", []string{"MAX_CLIENTS=many", "OPEN_TIMEOUT=3"}, []string{"OPEN_TIMEOUT: ", "MAX_CLIENTS: "}},
+		{"bad names", []string{"AUTO_TLS_SAN=good.test,https://bad.test,bad.test:8123"}, []string{`AUTO_TLS_SAN: "https://bad.test" is neither a name nor an address`, `AUTO_TLS_SAN: "bad.test:8123" is neither`}},
+		{"words", []string{"AUTO_TLS=yes", "PROXY_PROTOCOL=on"}, []string{"AUTO_TLS: ", "PROXY_PROTOCOL: "}},
+		{"service links", []string{"PORT=tcp://10.0.0.1:80", "CONTROL_PORT=tcp://10.0.0.1:80"}, []string{`PORT: "tcp://10.0.0.1:80" is a Kubernetes service link`, "CONTROL_PORT: "}},
+
+		{"data and control", []string{"PORT=8123"}, []string{"CONTROL_PORT: 8123 is PORT too: set one of them to another"}},
+		{"data and control on one address", []string{"PORT=8123", "DATA_ADDR=0.0.0.0", "CONTROL_ADDR=10.0.0.1"}, []string{"CONTROL_PORT: 8123 is PORT too"}},
+		{"control and metrics", []string{"METRICS_PORT=8123"}, []string{"METRICS_PORT: 8123 is CONTROL_PORT too: set one of them to another, or METRICS_PORT to off"}},
+		{"all on one", []string{"PORT=80", "CONTROL_PORT=80", "METRICS_PORT=80"}, []string{"CONTROL_PORT: 80 is PORT too", "METRICS_PORT: 80 is PORT too", "METRICS_PORT: 80 is CONTROL_PORT too"}},
+		{"HTTPS and control", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=443"}, []string{"CONTROL_PORT: 443 is HTTPS_PORT too"}},
+		{"HTTP with TLS is on 80", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=80"}, []string{"CONTROL_PORT: 80 is PORT too"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, name := range config.Names(&settings{}) {
+				t.Setenv(name, "")
+			}
+			for _, v := range append([]string{"TOKEN=" + secretToken}, c.variables...) {
+				name, value, _ := strings.Cut(v, "=")
+				t.Setenv(name, value)
+			}
+			err := config.Load(&settings{})
+			var got []string
+			if err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if len(got) != len(c.faults) {
+				t.Fatalf("got %q, want %q", got, c.faults)
+			}
+			for i, want := range c.faults {
+				if !strings.HasPrefix(got[i], want) || strings.Contains(got[i], "verysecret") {
+					t.Errorf("got %s, want %s", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestMode(t *testing.T) {
+	for text, want := range map[string]string{"http": "http", "TCP": "tcp", "tcp,http": "http,tcp", "http, http": "http"} {
+		var m mode
+		if err := m.Decode(text); err != nil || m.String() != want {
+			t.Errorf("%s: got %s %v, want %s", text, m, err, want)
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package tcp
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Ports is the value of ALLOW_PORTS: ports and ranges of them, "2222,8000-8999".
+type Ports []Range
+
+// Range is the ports from First to Last.
+type Range struct{ First, Last int }
+
+// Decode implements envconfig.Decoder.
+func (p *Ports) Decode(value string) error {
+	var (
+		out  Ports
+		errs []error
+	)
+	for _, text := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+		first, last, isRange := strings.Cut(text, "-")
+		if !isRange {
+			last = first
+		}
+		a, b := parsePort(first), parsePort(last)
+		if a == 0 || b == 0 || a > b {
+			errs = append(errs, fmt.Errorf("%q is neither a port nor a range of ports from 1 to 65535, such as 2222 or 8000-8999", text))
+			continue
+		}
+		out = append(out, Range{a, b})
+	}
+	if len(out) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("no port: write ports and ranges, such as 2222 or 8000-8999"))
+	}
+	*p = out
+	return errors.Join(errs...)
+}
+
+// parsePort returns 0 for what is no port in its usual form.
+func parsePort(text string) int {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || strconv.FormatUint(n, 10) != text {
+		return 0
+	}
+	return int(n)
+}
+
+// String returns the text that Decode takes.
+func (p Ports) String() string {
+	var out []string
+	for _, r := range p {
+		if r.First == r.Last {
+			out = append(out, strconv.Itoa(r.First))
+		} else {
+			out = append(out, fmt.Sprintf("%d-%d", r.First, r.Last))
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// Contains reports whether the port may be asked for.
+func (p Ports) Contains(port int) bool {
+	for _, r := range p {
+		if r.First <= port && port <= r.Last {
+			return true
+		}
+	}
+	return false
+}
+
+// first is a port to name in an example.
+func (p Ports) first() int {
+	if len(p) == 0 {
+		return 0
+	}
+	return p[0].First
+}

@@ -1,0 +1,43 @@
+package tcp
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the series of the TCP data plane. The ports are those that clients were
+// allowed to ask for.
+type Metrics struct {
+	gauge   *prometheus.GaugeVec
+	total   *prometheus.CounterVec
+	refused *prometheus.CounterVec
+}
+
+// NewMetrics registers the series with reg.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tcp_dataplane_connections_gauge",
+			Help: "Connections of visitors that are open, by public port.",
+		}, []string{"port"}),
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tcp_dataplane_connections_total",
+			Help: "Connections of visitors, by public port.",
+		}, []string{"port"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "adit_tcp_refused_connections_total",
+			Help: "Connections of visitors that were reset instead of served, by reason.",
+		}, []string{"reason"}),
+	}
+	reg.MustRegister(m.gauge, m.total, m.refused)
+	return m
+}
+
+func (m *Metrics) opened(port int) {
+	label := strconv.Itoa(port)
+	m.gauge.WithLabelValues(label).Inc()
+	m.total.WithLabelValues(label).Inc()
+}
+
+func (m *Metrics) closed(port int) { m.gauge.WithLabelValues(strconv.Itoa(port)).Dec() }
