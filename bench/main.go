@@ -1,0 +1,201 @@
+//go:build linux
+
+// Command bench compares adit with other ways to reach a private service, side by side
+// on this machine: directly, through nginx as a plain reverse proxy, and through adit's
+// server and client, over a plain websocket and over auto-TLS. All run on loopback, at
+// the same time, and are measured in turns over several rounds: what else the machine
+// does hits all alike. It prints medians with their spread, and ratios, each formed
+// within a round, as Markdown.
+//
+// The parts: http, transfer and connect (load.go) put the peers (peer.go) under load;
+// memory and clients (idle.go) measure what idle connections cost. stats.go holds the
+// numbers and report.go prints them. process.go starts programs and reads /proc,
+// origin.go and nginx.go are the private service behind all of them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// parts are what can be measured, in this order.
+var parts = []string{"http", "transfer", "connect", "memory", "clients"}
+
+// options say what to measure and for how long.
+type options struct {
+	bin      string        // folder of adit's programs
+	parts    []string      // of parts
+	peers    []string      // of peerNames
+	env      []string      // more environment for adit's programs
+	rounds   int           // of the parts under load
+	duration time.Duration // of one run of wrk
+	size     int64         // of a transfer, in bytes
+	idle     int           // idle websockets, and idle clients
+	settle   time.Duration // before memory is read
+	short    bool          // fail on a large regression
+}
+
+// The thread that starts the programs must live as long as they do: they end when it
+// does, so that nothing is left behind however this program ends.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	opts, err := parse(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
+	if err := bench(ctx, opts, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// parse reads the command line.
+func parse(args []string, usage io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(usage)
+	flags.StringVar(&o.bin, "bin", "bin", "`folder` of adit's programs")
+	flags.IntVar(&o.rounds, "rounds", 5, "rounds of the parts under load")
+	flags.DurationVar(&o.duration, "duration", 4*time.Second, "of one run of wrk, in whole seconds")
+	mebibytes := flags.Int64("size", 1024, "of a transfer, in `MiB`")
+	flags.IntVar(&o.idle, "idle", 1000, "idle websockets, and idle clients")
+	flags.DurationVar(&o.settle, "settle", 150*time.Second, "wait before memory is read; Go collects garbage of an idle program after two minutes")
+	flags.BoolVar(&o.short, "short", false, "short runs, and exit 1 on a large regression")
+	choice := func(name, what string, all []string, to *[]string) {
+		*to = all
+		flags.Func(name, what+": a comma-separated `list` of "+strings.Join(all, ", "), func(value string) error {
+			*to = strings.Split(value, ",")
+			for _, v := range *to {
+				if !slices.Contains(all, v) {
+					return fmt.Errorf("%q is none of %s", v, strings.Join(all, ", "))
+				}
+			}
+			return nil
+		})
+	}
+	choice("parts", "what to measure", parts, &o.parts)
+	choice("peers", "whom to measure", peerNames, &o.peers)
+	flags.Func("env", "one more `NAME=value` for adit's programs; may be repeated", func(value string) error {
+		if name, _, ok := strings.Cut(value, "="); !ok || name == "" {
+			return fmt.Errorf("%q is not of the form NAME=value", value)
+		}
+		o.env = append(o.env, value)
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.short {
+		given := map[string]bool{}
+		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		shorten(&o.rounds, 3, given["rounds"])
+		shorten(&o.duration, time.Second, given["duration"])
+		shorten(mebibytes, 256, given["size"])
+		shorten(&o.settle, 10*time.Second, given["settle"])
+	}
+	o.size = *mebibytes << 20
+	switch {
+	case flags.NArg() > 0:
+		return o, fmt.Errorf("%q is not a flag: see bench -h", flags.Arg(0))
+	case o.rounds < 1 || o.idle < 1 || o.size < 1 || o.duration < time.Second || o.settle < 0:
+		return o, errors.New("rounds, size and idle must be 1 or more, duration 1s or more")
+	}
+	return o, nil
+}
+
+func shorten[T any](value *T, short T, given bool) {
+	if !given {
+		*value = short
+	}
+}
+
+// bench measures, and prints the report to out and what it is doing to progress.
+func bench(ctx context.Context, o options, out, progress io.Writer) (err error) {
+	programs, err := findPrograms(o)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "adit-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	b := &bed{opts: o, programs: programs, dir: dir, progress: progress, results: results{}}
+	defer func() { err = errors.Join(err, b.stop()) }()
+	if err := b.measure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		return err
+	}
+	report := report{b.results, o}
+	report.write(out)
+	if o.short {
+		return report.regressions()
+	}
+	return nil
+}
+
+// measure runs the parts.
+func (b *bed) measure(ctx context.Context) error {
+	if err := b.startOrigin(ctx); err != nil {
+		return err
+	}
+	if err := b.underLoad(ctx); err != nil {
+		return err
+	}
+	return b.whileIdle(ctx)
+}
+
+func (o options) wants(part string) bool { return slices.Contains(o.parts, part) }
+
+// programs are the paths of the programs that the bench starts.
+type programs struct{ nginx, wrk, server, client string }
+
+// findPrograms says all that is missing, and how to get it.
+func findPrograms(o options) (programs, error) {
+	var p programs
+	var errs []error
+	find := func(name, advice string) string {
+		for _, candidate := range []string{name, "/usr/sbin/" + filepath.Base(name)} {
+			if path, err := exec.LookPath(candidate); err == nil {
+				return path
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s is missing: %s", name, advice))
+		return ""
+	}
+	p.nginx = find("nginx", "on Debian, apt-get install nginx-light (it also starts it as a service, which is not needed)")
+	p.wrk = find("wrk", "on Debian, apt-get install wrk")
+	local := func(name string) string {
+		path, err := filepath.Abs(filepath.Join(o.bin, name))
+		if err == nil {
+			_, err = exec.LookPath(path)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s is missing: make build", filepath.Join(o.bin, name)))
+		}
+		return path
+	}
+	p.server, p.client = local("server"), local("client")
+	return p, errors.Join(errs...)
+}

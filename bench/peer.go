@@ -1,0 +1,188 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// The peers: what is compared.
+const (
+	direct  = "direct"
+	nginx   = "nginx"
+	aditWS  = "ws"
+	aditTLS = "tls"
+)
+
+var peerNames = []string{direct, nginx, aditWS, aditTLS}
+
+// titles are the names of the peers in the report.
+var titles = map[string]string{direct: "direct", nginx: "nginx, reverse proxy", aditWS: "adit, ws", aditTLS: "adit, auto-TLS"}
+
+// peer is one way to reach the private service.
+type peer struct {
+	name    string
+	addr    string // where visitors connect
+	sink    string // where uploads and websockets go
+	control string // adit: URL of the server for clients
+	server  *process
+	client  *process // adit only
+}
+
+// processes are those of the tunnel, whose time and memory count.
+func (p *peer) processes() []*process {
+	return slices.DeleteFunc([]*process{p.server, p.client}, func(p *process) bool { return p == nil })
+}
+
+// cpu is the processor time that the tunnel has used so far, in seconds, in all and by
+// process.
+func (p *peer) cpu() (all float64, each []float64, err error) {
+	for _, proc := range p.processes() {
+		v, err := proc.cpu()
+		if err != nil {
+			return 0, nil, err
+		}
+		all += v
+		each = append(each, v)
+	}
+	return all, each, nil
+}
+
+// bed is where measurements take place: the private service, and what was started.
+type bed struct {
+	opts     options
+	programs programs
+	dir      string // for files; removed in the end
+	progress io.Writer
+	results  results
+
+	origin  string // address of the service that answers
+	sink    *sink
+	running []*process
+}
+
+// say tells what is going on.
+func (b *bed) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, format+"\n", args...)
+}
+
+// stop ends everything that was started, the last first.
+func (b *bed) stop() error {
+	errs := b.stopDownTo(0)
+	if b.sink != nil {
+		b.sink.stop()
+	}
+	return errs
+}
+
+// stopDownTo ends all but the first n programs.
+func (b *bed) stopDownTo(n int) error {
+	var errs []error
+	for len(b.running) > n {
+		last := len(b.running) - 1
+		errs = append(errs, b.running[last].stop())
+		b.running = b.running[:last]
+	}
+	return errors.Join(errs...)
+}
+
+// startPeer starts one way to reach the private service.
+func (b *bed) startPeer(ctx context.Context, name string) (*peer, error) {
+	p := &peer{name: name, addr: b.origin, sink: b.sink.addr}
+	var err error
+	switch name {
+	case direct:
+		return p, nil
+	case nginx:
+		p.server, p.addr, err = b.startNginx(ctx, "nginx", proxyConfig, b.origin, b.sink.addr)
+		p.sink = p.addr
+		return p, err
+	}
+	if err := b.startServer(ctx, p); err != nil {
+		return nil, err
+	}
+	p.client, err = b.startAdit(ctx, "client", b.programs.client, autoTLS(name),
+		"URL="+p.control, "TOKEN="+token, "UPSTREAMS=http://"+b.origin+",*/sink=http://"+b.sink.addr)
+	if err != nil {
+		return nil, err
+	}
+	return p, until(ctx, "the tunnel of "+name, func() bool { return answers(ctx, "http://"+p.addr+"/") }, p.server, p.client)
+}
+
+// token is what server and clients share.
+var token = rand.Text()
+
+func autoTLS(name string) string {
+	if name == aditTLS {
+		return "AUTO_TLS=true"
+	}
+	return "AUTO_TLS=false"
+}
+
+// startServer starts a server without a client.
+func (b *bed) startServer(ctx context.Context, p *peer) (err error) {
+	p.server, err = b.startAdit(ctx, "server", b.programs.server, autoTLS(p.name),
+		"TOKEN="+token, "PORT=0", "CONTROL_PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.1")
+	if err != nil {
+		return err
+	}
+	control := ""
+	if err := until(ctx, "the server of "+p.name, func() bool {
+		p.addr, control = listening(p.server, "data plane"), listening(p.server, "control plane")
+		return p.addr != "" && control != ""
+	}, p.server); err != nil {
+		return err
+	}
+	scheme := "ws"
+	if p.name == aditTLS {
+		scheme = "wss"
+	}
+	p.sink, p.control = p.addr, scheme+"://"+control
+	return nil
+}
+
+func (b *bed) startAdit(_ context.Context, name, path string, env ...string) (*process, error) {
+	env = append(env, "METRICS_ADDR=127.0.0.1", "METRICS_PORT=0", "DRAIN_TIMEOUT=3s")
+	p, err := start(name, path, nil, append(env, b.opts.env...))
+	if err != nil {
+		return nil, err
+	}
+	b.running = append(b.running, p)
+	return p, nil
+}
+
+// listening returns the address that a program says it listens on, or "".
+func listening(p *process, server string) string {
+	for _, line := range p.log.Lines() {
+		var entry struct{ Message, Server, Addr string }
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Message == "listening" && entry.Server == server {
+			return entry.Addr
+		}
+	}
+	return ""
+}
+
+// answers tells whether a visitor gets an answer from url.
+func answers(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode/100 == 2
+}
