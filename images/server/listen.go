@@ -5,6 +5,7 @@ import (
 
 	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/rawio"
 	"github.com/adit-tunnel/adit/shared/service"
 )
 
@@ -32,6 +33,7 @@ func listen(cfg *settings) (p ports, err error) {
 	if p.control, err = service.Listen("CONTROL_PORT", cfg.ControlAddr, int(cfg.ControlPort)); err != nil {
 		return p, err
 	}
+	p.control = rawio.Listener(p.control)
 	if cfg.Mode.HTTP {
 		if err := p.listenHTTP(cfg); err != nil {
 			return p, err
@@ -49,6 +51,7 @@ func (p *ports) listenHTTP(cfg *settings) error {
 		if err != nil {
 			return err
 		}
+		l = rawio.Listener(l)
 		if cfg.ProxyProtocol {
 			l = proxy.Listener(l, cfg.TrustedProxies.Contains)
 		}

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
 )
 
 // rawConn reads and writes a socket without ever waiting with a buffer in hand, and
@@ -28,6 +30,9 @@ type rawOp struct {
 
 // newRawConn returns false for a connection that is not a plain stream socket.
 func newRawConn(conn net.Conn) (rawConn, bool) {
+	if c, ok := conn.(*rawio.Conn); ok {
+		conn = c.TCPConn
+	}
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 	default:
@@ -57,18 +62,15 @@ func (c rawConn) tryWrite(p []byte) (int, error) {
 
 func (op *rawOp) write(fd uintptr) bool {
 	for op.n < len(op.p) {
-		n, err := syscall.Write(int(fd), op.p[op.n:])
-		switch err {
-		case nil:
-			op.n += n
-			continue
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-		default:
-			op.err = os.NewSyscallError("write", err)
+		n, err := rawio.Write(fd, op.p[op.n:])
+		if err == syscall.EAGAIN {
+			break
 		}
-		break
+		if err != nil {
+			op.err = os.NewSyscallError("write", err)
+			break
+		}
+		op.n += n
 	}
 	return true // never wait
 }
@@ -90,20 +92,15 @@ func (c rawConn) read() (*buffer, int, error) {
 
 func (op *rawOp) read(fd uintptr) bool {
 	buf := copyPool.Get().(*buffer)
-	for {
-		n, err := syscall.Read(int(fd), buf.b)
-		switch err {
-		case nil:
-			op.buf, op.n = buf, n
-			return true
-		case syscall.EINTR:
-			continue
-		}
-		copyPool.Put(buf)
-		if err == syscall.EAGAIN {
-			return false // wait, without a buffer
-		}
-		op.err = os.NewSyscallError("read", err)
+	n, err := rawio.Read(fd, buf.b)
+	if err == nil {
+		op.buf, op.n = buf, n
 		return true
 	}
+	copyPool.Put(buf)
+	if err == syscall.EAGAIN {
+		return false // wait, without a buffer
+	}
+	op.err = os.NewSyscallError("read", err)
+	return true
 }

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
 )
 
 // way is how one handshake reaches the server: directly, or through the proxy that the
@@ -60,6 +62,7 @@ func (w *way) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
+	conn = rawio.Wrap(conn)
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
 	}

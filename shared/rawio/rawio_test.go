@@ -1,0 +1,174 @@
+//go:build unix
+
+package rawio
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/nettest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair returns two ends of a connection, both wrapped.
+func pair(tb testing.TB) (dialled, accepted net.Conn) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l = Listener(l)
+	defer l.Close()
+	dialled, err = net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	accepted, err = l.Accept()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dialled = Wrap(dialled)
+	tb.Cleanup(func() { dialled.Close(); accepted.Close() })
+	return dialled, accepted
+}
+
+// What package net asks of any connection: deadlines, closing, concurrent use.
+func TestConn(t *testing.T) {
+	nettest.TestConn(t, func() (a, b net.Conn, stop func(), err error) {
+		a, b = pair(t)
+		return a, b, func() { a.Close(); b.Close() }, nil
+	})
+}
+
+func TestErrors(t *testing.T) {
+	// What package net says of the same fault is what ours has to say.
+	plain := func(c net.Conn) net.Conn {
+		if c, ok := c.(interface{ NetConn() net.Conn }); ok {
+			return c.NetConn()
+		}
+		return c
+	}
+	for _, c := range []struct {
+		name string
+		is   error
+		do   func(c, peer net.Conn) error
+	}{
+		{"the end", io.EOF, func(c, peer net.Conn) error {
+			peer.Close()
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}},
+		{"a deadline", os.ErrDeadlineExceeded, func(c, _ net.Conn) error {
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}},
+		{"a deadline to write", os.ErrDeadlineExceeded, func(c, _ net.Conn) error {
+			_ = c.SetWriteDeadline(time.Unix(1, 0))
+			_, err := c.Write(make([]byte, 1))
+			return err
+		}},
+		{"closed", net.ErrClosed, func(c, _ net.Conn) error {
+			c.Close()
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}},
+		{"reset", syscall.ECONNRESET, func(c, peer net.Conn) error {
+			_ = peer.(interface{ SetLinger(int) error }).SetLinger(0)
+			peer.Close()
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}},
+		{"broken pipe", syscall.EPIPE, func(c, _ net.Conn) error {
+			_ = c.(interface{ CloseWrite() error }).CloseWrite()
+			_, err := c.Write(make([]byte, 1))
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, peer := pair(t)
+			got := c.do(conn, peer)
+			if !errors.Is(got, c.is) {
+				t.Errorf("got %v", got)
+			}
+			other, peer := pair(t)
+			other = plain(other)
+			want := c.do(other, peer)
+			var ours, theirs *net.OpError
+			if errors.As(want, &theirs) && (!errors.As(got, &ours) || ours.Op != theirs.Op || ours.Net != theirs.Net ||
+				ours.Timeout() != theirs.Timeout() || fmt.Sprint(ours.Err) != fmt.Sprint(theirs.Err)) {
+				t.Errorf("got %v, package net says %v", got, want)
+			}
+		})
+	}
+}
+
+// A write that the socket does not take at once waits for room and loses nothing.
+func TestLargeWrite(t *testing.T) {
+	a, b := pair(t)
+	sent := make([]byte, 32<<20)
+	_, _ = rand.Read(sent)
+	go func() {
+		_, _ = a.Write(sent)
+		a.Close()
+	}()
+	got, err := io.ReadAll(b)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes of %d, %v", len(got), len(sent), err)
+	}
+}
+
+// What is no TCP connection stays as it is.
+func TestOthers(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	if Wrap(a) != a {
+		t.Error("a pipe was wrapped")
+	}
+}
+
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, way := range []string{"net", "rawio"} {
+		b.Run("conn="+way, func(b *testing.B) {
+			here, there := pair(b)
+			if way == "net" {
+				type inner interface{ NetConn() net.Conn }
+				here, there = here.(inner).NetConn(), there.(inner).NetConn()
+			}
+			go func() {
+				buf := make([]byte, 1024)
+				for {
+					n, err := there.Read(buf)
+					if err != nil {
+						return
+					}
+					if _, err := there.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			}()
+			buf := make([]byte, 1024)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := here.Write(buf); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(here, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			here.Close()
+		})
+	}
+}
