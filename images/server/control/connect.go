@@ -74,14 +74,15 @@ func (c *Control) connect(w http.ResponseWriter, r *http.Request) {
 		Version: version.Version, Hostname: c.hostname, MaxStreams: c.cfg.MaxStreams,
 		ReturnOver: int(returnOver(c.most()).Milliseconds()),
 	}.Header()
-	conn, err := c.upgrader.Upgrade(w, r, http.Header{tunnel.HelloHeader: lines})
+	held := &heldResponse{ResponseWriter: w}
+	conn, err := c.upgrader.Upgrade(held, r, http.Header{tunnel.HelloHeader: lines})
 	if err != nil {
 		c.abandon(cl)
 		c.work.Done()
 		c.cfg.Log.Warn().Err(err).Str("remote_addr", r.RemoteAddr).Msg("websocket handshake broke off")
 		return
 	}
-	c.serve(cl, conn)
+	c.serve(cl, conn, held.conn.release)
 }
 
 // admit decides whether a client may connect. It counts as joining then, and its ports
@@ -195,9 +196,10 @@ func (c *Control) abandon(cl *client) {
 	cl.lease.Release()
 }
 
-// serve runs the session of an admitted client. The websocket is the session's from now
-// on; a goroutine takes the client out when it ends.
-func (c *Control) serve(cl *client, conn *websocket.Conn) {
+// serve runs the session of an admitted client, and tells the client so once its routes
+// lead to it. The websocket is the session's from now on; a goroutine takes the client out
+// when it ends.
+func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 	log := c.cfg.Log.With().Str("client_id", cl.hello.ClientID).Str("remote_addr", cl.remote).Logger()
 	cl.session = tunnel.New(tunnel.NewWebsocket(conn), tunnel.Config{
 		PingInterval: c.cfg.PingInterval, MaxStreams: c.maxStreams(cl), Counters: c.cfg.Counters,
@@ -211,6 +213,7 @@ func (c *Control) serve(cl *client, conn *websocket.Conn) {
 		b.Opener = cl.session
 	}
 	old, err := c.register(cl)
+	connected()
 	if err != nil {
 		log.Warn().Err(err).Msg("client refused")
 		c.abandon(cl)

@@ -135,7 +135,7 @@ func TestLateClient(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		s.serve(cl, conn)
+		s.serve(cl, conn, func() {})
 	}))
 	defer handler.Close()
 	dialer := websocket.Dialer{Subprotocols: []string{tunnel.Subprotocol}}
