@@ -57,7 +57,7 @@ func TestFaults(t *testing.T) {
 		{"key without a certificate", "server", []string{"TOKEN=" + token, "TLS_KEY=" + key}, map[string]string{"TLS_CERT": "is not set, but TLS_KEY is"}},
 		{"key of another certificate", "server", []string{"TOKEN=" + token, "TLS_CERT=" + cert, "TLS_KEY=" + otherKey, "HTTPS_PORT=0", "PORT=0", "CONTROL_PORT=0", "METRICS_PORT=0"},
 			map[string]string{"TLS_CERT": "does not match"}},
-		{"ports that collide", "server", []string{"TOKEN=" + token, "PORT=8123", "METRICS_PORT=8123"}, map[string]string{"CONTROL_PORT": "8123 is PORT too", "METRICS_PORT": "8123 is"}},
+		{"ports that collide", "server", []string{"TOKEN=" + token, "PORT=8123", "METRICS_PORT=8123", "CONTROL_ADDR=127.0.0.1"}, map[string]string{"CONTROL_PORT": "8123 is PORT too", "METRICS_PORT": "8123 is"}},
 		{"ws with auto-TLS", "client", []string{"TOKEN=" + token, "URL=ws://example.com:8123", up}, map[string]string{"URL": "write wss://example.com:8123, or set AUTO_TLS=false"}},
 		{"ws with TLS_CA", "client", []string{"TOKEN=" + token, "URL=ws://example.com", up, "AUTO_TLS=false", "TLS_CA=" + cert}, map[string]string{"URL": "but TLS_CA is set"}},
 		{"URL of another kind", "client", []string{"TOKEN=" + token, "URL=ftp://example.com", up}, map[string]string{"URL": "use wss://"}},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/autotls"
 	"github.com/adit-tunnel/adit/shared/config"
@@ -33,6 +34,9 @@ func fetchStatus(ctx context.Context, s any) (status.Document, error) {
 		return status.Document{}, err
 	}
 	transport := &http.Transport{}
+	if cfg.URL == "" {
+		transport.DialContext = localDialer(cfg)
+	}
 	switch {
 	case !secure:
 	case cfg.URL != "":
@@ -43,7 +47,7 @@ func fetchStatus(ctx context.Context, s any) (status.Document, error) {
 	case cfg.TLSCert.IsSet():
 		transport.TLSClientConfig, err = pinned(cfg)
 	default:
-		transport.TLSClientConfig, err = autotls.Fetch(ctx, base, tokens[0], &http.Transport{})
+		transport.TLSClientConfig, err = autotls.Fetch(ctx, base, tokens[0], transport)
 	}
 	if err != nil {
 		return status.Document{}, err
@@ -56,12 +60,15 @@ func fetchStatus(ctx context.Context, s any) (status.Document, error) {
 // controlURL returns where the control plane is, as an http or https URL.
 func controlURL(cfg *settings) (base string, secure bool, err error) {
 	if cfg.URL == "" {
-		secure = cfg.AutoTLS || cfg.TLSCert.IsSet()
+		secure = cfg.controlTLS()
 		scheme := "http"
 		if secure {
 			scheme = "https"
 		}
-		base, err = localURL("CONTROL_PORT", scheme, cfg.ControlAddr, int(cfg.ControlPort))
+		base, err = localURL("CONTROL_PORT", scheme, cfg.ControlAddr, int(cfg.controlPort()))
+		if err == nil {
+			base += cfg.reservedPath()
+		}
 		return base, secure, err
 	}
 	u, err := url.Parse(cfg.URL)
@@ -107,11 +114,34 @@ func pinned(cfg *settings) (*tls.Config, error) {
 // probe says where the health of this container's server is answered.
 func probe(s any) (string, *http.Client, error) {
 	cfg := s.(*settings)
-	if cfg.MetricsPort.Off() {
-		return "", nil, config.Fault("METRICS_PORT", "is off: the health check needs it")
+	if !cfg.MetricsPort.Off() {
+		base, err := localURL("METRICS_PORT", "http", cfg.MetricsAddr, int(cfg.MetricsPort))
+		return base, nil, err
 	}
-	base, err := localURL("METRICS_PORT", "http", cfg.MetricsAddr, int(cfg.MetricsPort))
-	return base, nil, err
+	local := *cfg
+	local.URL = ""
+	base, _, err := controlURL(&local)
+	return base, &http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true, DialContext: localDialer(cfg),
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // nothing is told, and "alive" by whoever has the port
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, err
+}
+
+// localDialer connects to a port of this container. One that visitors share may want to
+// be told by a PROXY header who comes, also by us.
+func localDialer(cfg *settings) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil && cfg.ProxyProtocol && cfg.shared() != "" {
+			if err = proxy.Announce(conn, cfg.TrustedProxies.Contains); err != nil {
+				conn.Close()
+			}
+		}
+		return conn, err
+	}
 }
 
 func localURL(variable, scheme, host string, port int) (string, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 
+	"github.com/adit-tunnel/adit/images/server/oneport"
 	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/rawio"
@@ -12,7 +13,7 @@ import (
 // ports are the listeners of the server. All are bound before anything serves, so that
 // a port in use fails at once.
 type ports struct {
-	control net.Listener
+	control net.Listener // nil: shared with visitors
 	data    []dataPort
 	metrics net.Listener // nil: off
 }
@@ -22,6 +23,7 @@ type dataPort struct {
 	net.Listener
 	name   string
 	secure bool // speaks TLS
+	shared bool // with clients
 }
 
 func listen(cfg *settings) (p ports, err error) {
@@ -30,8 +32,10 @@ func listen(cfg *settings) (p ports, err error) {
 			p.close()
 		}
 	}()
-	if p.control, err = service.Listen("CONTROL_PORT", cfg.ControlAddr, int(cfg.ControlPort)); err != nil {
-		return p, err
+	if cfg.shared() == "" {
+		if p.control, err = service.Listen("CONTROL_PORT", cfg.ControlAddr, int(cfg.controlPort())); err != nil {
+			return p, err
+		}
 	}
 	p.control = rawio.Listener(p.control)
 	if cfg.Mode.HTTP {
@@ -55,10 +59,16 @@ func (p *ports) listenHTTP(cfg *settings) error {
 		if cfg.ProxyProtocol {
 			l = proxy.Listener(l, cfg.TrustedProxies.Contains)
 		}
-		p.data = append(p.data, dataPort{Listener: l, name: name, secure: secure})
+		d := dataPort{Listener: l, name: name, secure: secure, shared: cfg.shared() == variable}
+		if d.shared && !secure && cfg.controlTLS() { // clients come with TLS, visitors as they like
+			plain, tls := oneport.Split(l)
+			d.Listener = plain
+			p.data = append(p.data, dataPort{Listener: tls, name: name + " TLS", secure: true, shared: true})
+		}
+		p.data = append(p.data, d)
 		return nil
 	}
-	if err := listen("PORT", cfg.port(), "data plane", false); err != nil || !cfg.TLSCert.IsSet() {
+	if err := listen("PORT", cfg.port(), "data plane", false); err != nil || !cfg.https() {
 		return err
 	}
 	return listen("HTTPS_PORT", cfg.HTTPSPort, "data plane TLS", true)

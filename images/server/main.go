@@ -19,6 +19,7 @@ import (
 
 	"github.com/adit-tunnel/adit/images/server/control"
 	"github.com/adit-tunnel/adit/images/server/edge"
+	"github.com/adit-tunnel/adit/images/server/oneport"
 	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
@@ -89,14 +90,20 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	plane = control.New(control.Config{
 		Tokens: tokens, Throttle: throttle, Table: table, Ports: ports, CA: certs.ca, Observe: observe, Mode: cfg.Mode.String(),
 		PingInterval: cfg.PingInterval, MaxClients: cfg.MaxClients, MaxStreams: cfg.MaxStreams,
-		Leaving: idle, Counters: counters, Metrics: metrics, Log: log,
+		Reserved: cfg.reservedPath(), Leaving: idle, Counters: counters, Metrics: metrics, Log: log,
 	})
 	defer plane.Close()
 
 	var g run.Group
 	var drain service.Drain // the data plane first; what operators look at goes on meanwhile
 	for _, p := range bound.data {
-		g.Add(drain.First(service.HTTP(p.name, web.Server(ctx, p.secure), edge.Listener(certs.wrapData(p)), cfg.DrainTimeout, log)))
+		srv := web.Server(ctx, p.secure)
+		if p.shared {
+			srv.Handler = oneport.Handler(oneport.Config{
+				Path: cfg.ControlPath, Control: plane, Data: srv.Handler, Address: web.Address, Open: cfg.controlTLS() && !p.secure,
+			})
+		}
+		g.Add(drain.First(service.HTTP(p.name, srv, edge.Listener(certs.wrapData(p)), cfg.DrainTimeout, log)))
 	}
 	if web != nil {
 		g.Add(drain.First(service.Background(ctx, web.Run)))
@@ -104,7 +111,11 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	if ports != nil {
 		g.Add(drain.First(service.Background(ctx, ports.Run)))
 	}
-	g.Add(drain.Last(service.HTTP("control plane", plane.Server(), certs.wrapControl(bound.control), time.Second, log)))
+	if bound.control != nil {
+		g.Add(drain.Last(service.HTTP("control plane", plane.Server(), certs.wrapControl(bound.control), time.Second, log)))
+	} else {
+		log.Info().Str("path", cfg.ControlPath).Msg("clients and visitors share a port")
+	}
 	if bound.metrics != nil {
 		srv := &http.Server{Handler: plane.Enough(observe), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}
 		g.Add(drain.Last(service.HTTP("metrics", srv, bound.metrics, time.Second, log)))

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,10 +19,11 @@ type settings struct {
 	Token           config.Secret       `required:"true" desc:"Shared secret of server and clients: 16 bytes or more; several, one per line or comma, are valid at once. A file is read again when it changes."`
 	Mode            mode                `default:"http" desc:"What visitors reach: http (hosts, on PORT), tcp (ports that clients ask for), or http,tcp."`
 	Port            config.Port         `default:"8000" desc:"Where visitors connect with HTTP; with TLS_CERT the default is 80."`
-	HTTPSPort       config.Port         `envconfig:"HTTPS_PORT" default:"443" desc:"Where visitors connect with HTTPS, with TLS_CERT."`
+	HTTPSPort       config.Port         `envconfig:"HTTPS_PORT" default:"443" desc:"Where visitors connect with HTTPS, with TLS_CERT. When clients share PORT, HTTPS is there too, and here only if this is set."`
 	DataAddr        string              `split_words:"true" desc:"Address to listen on for visitors. Empty: all interfaces."`
-	ControlPort     config.Port         `split_words:"true" default:"8123" desc:"Where clients connect."`
+	ControlPort     controlPort         `split_words:"true" default:"8123" desc:"Where clients connect. That of PORT (the word PORT means it) or of HTTPS_PORT: clients and visitors share it."`
 	ControlAddr     string              `split_words:"true" desc:"Address to listen on for clients. Empty: all interfaces."`
+	ControlPath     string              `split_words:"true" default:"/_adit" desc:"On a shared port: below which path the control plane lives. No upstream can have it."`
 	AutoTLS         bool                `envconfig:"AUTO_TLS" default:"true" desc:"Make a CA and a certificate for the control plane; clients verify them by the token. false: plain HTTP, for behind a platform's TLS."`
 	AutoTLSSAN      []string            `envconfig:"AUTO_TLS_SAN" desc:"More names and addresses for the certificate of auto-TLS. adit clients do not need them, other programs may."`
 	AutoTLSDir      string              `envconfig:"AUTO_TLS_DIR" desc:"Folder that keeps the CA of auto-TLS over restarts. Empty: a new CA with each start."`
@@ -72,6 +75,69 @@ func (m mode) names() (names []string) {
 
 func (m mode) String() string { return strings.Join(m.names(), ",") }
 
+// controlPort is CONTROL_PORT: a number, or the word PORT for wherever visitors connect. A
+// platform that picks that one gives it to the process, and there is no shell to repeat it.
+type controlPort struct {
+	number config.Port
+	same   bool
+}
+
+// Decode implements envconfig.Decoder.
+func (p *controlPort) Decode(value string) error {
+	switch value {
+	case "PORT", "$PORT", "${PORT}", "$(PORT)":
+		*p = controlPort{same: true}
+		return nil
+	}
+	p.same = false
+	return p.number.Decode(value)
+}
+
+// controlPort is CONTROL_PORT as a number.
+func (s *settings) controlPort() config.Port {
+	if s.ControlPort.same {
+		return s.port()
+	}
+	return s.ControlPort.number
+}
+
+// shared returns the variable whose port clients and visitors share, "" if each have
+// theirs.
+func (s *settings) shared() string {
+	if !s.Mode.HTTP || s.DataAddr != s.ControlAddr && !(everywhere(s.DataAddr) && everywhere(s.ControlAddr)) {
+		return ""
+	}
+	switch control := s.controlPort(); {
+	case s.ControlPort.same, control != 0 && control == s.port():
+		return "PORT"
+	case control != 0 && s.TLSCert.IsSet() && control == s.HTTPSPort:
+		return "HTTPS_PORT"
+	}
+	return ""
+}
+
+// reservedPath is the path that no upstream can have, "" if there is none.
+func (s *settings) reservedPath() string {
+	if s.shared() == "" {
+		return ""
+	}
+	return s.ControlPath
+}
+
+// controlTLS reports whether clients connect with TLS.
+func (s *settings) controlTLS() bool { return s.AutoTLS || s.TLSCert.IsSet() }
+
+// https reports whether HTTPS_PORT is opened.
+func (s *settings) https() bool {
+	switch {
+	case !s.TLSCert.IsSet():
+		return false
+	case s.shared() == "PORT":
+		return config.Given("HTTPS_PORT") && s.HTTPSPort != s.port()
+	}
+	return true
+}
+
 // port is PORT, whose default depends on whether visitors are served with HTTPS too.
 func (s *settings) port() config.Port {
 	if s.TLSCert.IsSet() && !config.Given("PORT") {
@@ -79,6 +145,8 @@ func (s *settings) port() config.Port {
 	}
 	return s.Port
 }
+
+var cleanPath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
 
 // Validate checks what the types do not.
 func (s *settings) Validate() error {
@@ -124,6 +192,9 @@ func (s *settings) Validate() error {
 			fault("AUTO_TLS_SAN", "%q is neither a name nor an address: write them without port and scheme", san)
 		}
 	}
+	if !cleanPath.MatchString(s.ControlPath) || path.Clean(s.ControlPath) != s.ControlPath || len(s.ControlPath) > 100 {
+		fault("CONTROL_PATH", "%q is not a path to keep clear of upstreams: write one such as /_adit, of letters, digits, and ._~- between slashes, without one at the end", s.ControlPath)
+	}
 	return errors.Join(append(errs, s.samePorts()...)...)
 }
 
@@ -137,11 +208,13 @@ func (s *settings) samePorts() (errs []error) {
 	var list []listener
 	if s.Mode.HTTP {
 		list = append(list, listener{"PORT", s.DataAddr, int(s.port())})
-		if s.TLSCert.IsSet() {
+		if s.https() {
 			list = append(list, listener{"HTTPS_PORT", s.DataAddr, int(s.HTTPSPort)})
 		}
 	}
-	list = append(list, listener{"CONTROL_PORT", s.ControlAddr, int(s.ControlPort)})
+	if s.shared() == "" {
+		list = append(list, listener{"CONTROL_PORT", s.ControlAddr, int(s.controlPort())})
+	}
 	if !s.MetricsPort.Off() {
 		list = append(list, listener{"METRICS_PORT", s.MetricsAddr, int(s.MetricsPort)})
 	}
@@ -151,8 +224,11 @@ func (s *settings) samePorts() (errs []error) {
 				continue
 			}
 			or := ""
-			if l.name == "METRICS_PORT" {
+			switch l.name {
+			case "METRICS_PORT":
 				or = ", or METRICS_PORT to off"
+			case "CONTROL_PORT": // the addresses are why it is not shared
+				or = ", or DATA_ADDR and CONTROL_ADDR to the same for clients and visitors to share it"
 			}
 			errs = append(errs, config.Fault(l.name, "%d is %s too: set one of them to another%s", l.port, other.name, or))
 		}

@@ -56,12 +56,21 @@ func TestSettings(t *testing.T) {
 		{"words", []string{"AUTO_TLS=yes", "PROXY_PROTOCOL=on"}, []string{"AUTO_TLS: ", "PROXY_PROTOCOL: "}},
 		{"service links", []string{"PORT=tcp://10.0.0.1:80", "CONTROL_PORT=tcp://10.0.0.1:80"}, []string{`PORT: "tcp://10.0.0.1:80" is a Kubernetes service link`, "CONTROL_PORT: "}},
 
-		{"data and control", []string{"PORT=8123"}, []string{"CONTROL_PORT: 8123 is PORT too: set one of them to another"}},
-		{"data and control on one address", []string{"PORT=8123", "DATA_ADDR=0.0.0.0", "CONTROL_ADDR=10.0.0.1"}, []string{"CONTROL_PORT: 8123 is PORT too"}},
+		{"one port", []string{"PORT=8123"}, nil},
+		{"one port by its name", []string{"PORT=5000", "CONTROL_PORT=$PORT", "CONTROL_PATH=/a/b.c"}, nil},
+		{"one port on one address", []string{"PORT=8123", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.1"}, nil},
+		{"HTTPS and control", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=443"}, nil},
+		{"HTTP with TLS is on 80", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=80"}, nil},
+		{"one port for HTTPS, too", []string{"TLS_CERT=x", "TLS_KEY=x", "PORT=443", "CONTROL_PORT=443", "HTTPS_PORT=443"}, nil},
+		{"one port on other addresses", []string{"PORT=8123", "DATA_ADDR=0.0.0.0", "CONTROL_ADDR=10.0.0.1"}, []string{"CONTROL_PORT: 8123 is PORT too: set one of them to another, or DATA_ADDR and CONTROL_ADDR to the same for clients and visitors to share it"}},
+		{"neither a number nor PORT", []string{"CONTROL_PORT=$HTTP_PORT"}, []string{`CONTROL_PORT: "$HTTP_PORT" is not a port`}},
+		{"control path that is none", []string{"CONTROL_PATH=_adit"}, []string{`CONTROL_PATH: "_adit" is not a path`}},
+		{"control path that is everything", []string{"CONTROL_PATH=/"}, []string{`CONTROL_PATH: "/" is not a path`}},
+		{"control path with dots", []string{"CONTROL_PATH=/a/../b"}, []string{`CONTROL_PATH: "/a/../b" is not a path`}},
+		{"control path with an end", []string{"CONTROL_PATH=/_adit/"}, []string{`CONTROL_PATH: "/_adit/" is not a path`}},
+		{"control path that is escaped", []string{"CONTROL_PATH=/%61"}, []string{`CONTROL_PATH: "/%61" is not a path`}},
 		{"control and metrics", []string{"METRICS_PORT=8123"}, []string{"METRICS_PORT: 8123 is CONTROL_PORT too: set one of them to another, or METRICS_PORT to off"}},
-		{"all on one", []string{"PORT=80", "CONTROL_PORT=80", "METRICS_PORT=80"}, []string{"CONTROL_PORT: 80 is PORT too", "METRICS_PORT: 80 is PORT too", "METRICS_PORT: 80 is CONTROL_PORT too"}},
-		{"HTTPS and control", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=443"}, []string{"CONTROL_PORT: 443 is HTTPS_PORT too"}},
-		{"HTTP with TLS is on 80", []string{"TLS_CERT=x", "TLS_KEY=x", "CONTROL_PORT=80"}, []string{"CONTROL_PORT: 80 is PORT too"}},
+		{"all on one", []string{"PORT=80", "CONTROL_PORT=80", "METRICS_PORT=80"}, []string{"METRICS_PORT: 80 is PORT too"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, name := range config.Names(&settings{}) {
@@ -94,5 +103,46 @@ func TestMode(t *testing.T) {
 		if err := m.Decode(text); err != nil || m.String() != want {
 			t.Errorf("%s: got %s %v, want %s", text, m, err, want)
 		}
+	}
+}
+
+// Which port clients share with visitors, and whether HTTPS_PORT is open beside it.
+func TestShared(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		variables []string
+		shared    string
+		https     bool
+	}{
+		{"the least", nil, "", false},
+		{"free ports", []string{"PORT=0", "CONTROL_PORT=0"}, "", false},
+		{"the same number", []string{"PORT=5000", "CONTROL_PORT=5000"}, "PORT", false},
+		{"the word", []string{"PORT=5000", "CONTROL_PORT=PORT"}, "PORT", false},
+		{"as in a shell", []string{"PORT=5000", "CONTROL_PORT=${PORT}"}, "PORT", false},
+		{"as in Kubernetes", []string{"PORT=5000", "CONTROL_PORT=$(PORT)"}, "PORT", false},
+		{"the same free port", []string{"PORT=0", "CONTROL_PORT=PORT"}, "PORT", false},
+		{"nobody else there", []string{"MODE=tcp", "CONTROL_PORT=PORT"}, "", false},
+		{"two addresses", []string{"PORT=5000", "CONTROL_PORT=5000", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.2"}, "", false},
+		{"every address", []string{"PORT=5000", "CONTROL_PORT=5000", "DATA_ADDR=0.0.0.0"}, "PORT", false},
+		{"own certificate", []string{"TLS_CERT=x"}, "", true},
+		{"own certificate, HTTPS", []string{"TLS_CERT=x", "CONTROL_PORT=443"}, "HTTPS_PORT", true},
+		{"own certificate, HTTP", []string{"TLS_CERT=x", "CONTROL_PORT=PORT"}, "PORT", false},
+		{"own certificate, HTTPS beside it", []string{"TLS_CERT=x", "CONTROL_PORT=PORT", "HTTPS_PORT=8443"}, "PORT", true},
+		{"own certificate, all on one", []string{"TLS_CERT=x", "CONTROL_PORT=PORT", "PORT=8443", "HTTPS_PORT=8443"}, "PORT", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, name := range config.Names(&settings{}) {
+				t.Setenv(name, "")
+			}
+			for _, v := range c.variables {
+				name, value, _ := strings.Cut(v, "=")
+				t.Setenv(name, value)
+			}
+			var s settings
+			_ = config.Load(&s)
+			if s.shared() != c.shared || s.https() != c.https {
+				t.Errorf("shared %q, HTTPS_PORT open: %t, want %q, %t", s.shared(), s.https(), c.shared, c.https)
+			}
+		})
 	}
 }

@@ -83,11 +83,17 @@ func (c certificates) wrapControl(l net.Listener) net.Listener {
 	return tls.NewListener(l, c.control)
 }
 
+// wrapData has visitors, on a shared port without a certificate for them, make do with
+// that of the clients: who comes there with TLS can have it no other way.
 func (c certificates) wrapData(p dataPort) net.Listener {
 	if !p.secure {
 		return p.Listener
 	}
-	return tls.NewListener(p.Listener, c.data)
+	config := c.data
+	if config == nil {
+		config = c.control
+	}
+	return tls.NewListener(p.Listener, config)
 }
 
 // run takes up changed files until ctx ends.

@@ -45,6 +45,9 @@ func (a *Authority) Handler(tokens func() []string) http.Handler {
 	})
 }
 
+// Asks reports whether a request is one of Fetch, wherever it came from: nobody else sends its proof.
+func Asks(r *http.Request) bool { return r.URL.Path == Path && len(r.Header[proofHeader]) > 0 }
+
 // nonceOf returns the nonce of a request, nil if it has none.
 func nonceOf(r *http.Request) ([]byte, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)

@@ -13,6 +13,10 @@ import (
 // maxDocument bounds an answer, at room for tens of thousands of clients.
 const maxDocument = 16 << 20
 
+// Header is a field of every request of Fetch. It tells a server whose port is shared with
+// visitors that the request for /status is not one of them.
+const Header = "Adit-Status"
+
 // Fetch gets the document from url with token. Its errors say what to do and
 // contain neither the token nor more than a line of the answer.
 func Fetch(ctx context.Context, client *http.Client, url, token string) (Document, error) {
@@ -21,6 +25,7 @@ func Fetch(ctx context.Context, client *http.Client, url, token string) (Documen
 		return Document{}, fmt.Errorf("fetch status: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set(Header, "1")
 	resp, err := client.Do(req)
 	if err != nil {
 		return Document{}, fmt.Errorf("fetch status, is the server running and the address right: %w", err)

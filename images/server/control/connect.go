@@ -149,6 +149,9 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 		case !u.IsTCP() && c.cfg.Table == nil:
 			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
 				"upstream %s asks for a host, but this server has MODE=%s: set MODE=http,tcp on the server, or write 8080=%s on the client for a port", text, c.cfg.Mode, u.Address)}
+		case !u.IsTCP() && c.cfg.Reserved != "" && (u.Path == c.cfg.Reserved || strings.HasPrefix(u.Path, c.cfg.Reserved+"/")):
+			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
+				"upstream %s asks for the path %s, below which this server has its control plane: give the upstream another path, or set CONTROL_PATH on the server", text, c.cfg.Reserved)}
 		case u.IsTCP():
 			cl.ports = append(cl.ports, b)
 		default:

@@ -45,6 +45,7 @@ type Config struct {
 	// Observe serves /metrics, /healthz and /readyz.
 	Observe      http.Handler
 	Mode         string
+	Reserved     string // path at and below which no upstream can be; empty: none
 	PingInterval time.Duration
 	MaxClients   int    // 0: no limit
 	MaxStreams   int    // of one client

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -104,6 +105,15 @@ func (e *Edge) visitorOf(r *http.Request, secure bool) visitor {
 		}
 	}
 	return v
+}
+
+// Address returns who made a request, "ip:port"; a visitor of whom a trusted proxy tells
+// has port 0.
+func (e *Edge) Address(r *http.Request) string {
+	if v := e.visitorOf(r, false); v.first != v.addr {
+		return net.JoinHostPort(v.first, "0")
+	}
+	return r.RemoteAddr
 }
 
 func (e *Edge) trusts(addr netip.Addr) bool {

@@ -99,6 +99,16 @@ func reader(trusted func(netip.Addr) bool, timeout time.Duration) func(net.Conn)
 	}
 }
 
+// Announce begins a connection of ours to such a listener: if that trusts our address it
+// waits for a header, which says that we speak for nobody else.
+func Announce(conn net.Conn, trusted func(netip.Addr) bool) error {
+	if !trusted(addrOf(conn.LocalAddr())) {
+		return nil
+	}
+	_, err := proxyproto.HeaderProxyFromAddrs(2, nil, nil).WriteTo(conn)
+	return err
+}
+
 // namesTCP reports whether the header says who the visitor is and what he reached.
 func namesTCP(h *proxyproto.Header) bool {
 	_, from := h.SourceAddr.(*net.TCPAddr)
