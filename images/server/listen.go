@@ -36,8 +36,8 @@ func listen(cfg *settings) (p ports, err error) {
 		if p.control, err = service.Listen("CONTROL_PORT", cfg.ControlAddr, int(cfg.controlPort())); err != nil {
 			return p, err
 		}
+		p.control = rawio.Listener(p.control)
 	}
-	p.control = rawio.Listener(p.control)
 	if cfg.Mode.HTTP {
 		if err := p.listenHTTP(cfg); err != nil {
 			return p, err
