@@ -50,6 +50,7 @@
 //	7 PING     0       both      8 opaque bytes
 //	8 PONG     0       both      the 8 bytes of the PING
 //	9 GOAWAY   0       both      code: u32, after: u32 ms, jitter: u32 ms, reason: UTF-8
+//	10 HEALTH  0       client    bits
 //
 // OPEN asks the acceptor to connect the upstream with that index in its Hello and
 // says how many bytes of DATA the opener takes before it grants more. Attributes
@@ -85,6 +86,14 @@
 // GOAWAY announces that the sender wants to leave: the receiver opens no more
 // streams on this session, lets those under way finish, and, if it is the one who
 // dials, comes back after `after` plus a random part of `jitter`.
+//
+// HEALTH says which upstreams of the client's Hello wait for the service behind them: the
+// server should open no streams to those. Upstream i waits if bit i%8, counted from the
+// lowest, of byte i/8 is set; upstreams beyond the end do not wait, and an empty payload
+// means that none does. It replaces what the Hello, in its member waiting (the same bytes
+// in base64), or an earlier HEALTH said. There is no reply. A server that heeds it has the
+// capability "health" in its Hello; an older one skips the frame, and its visitors learn by
+// RESET that an upstream cannot be reached.
 //
 // A peer that has nothing more to say sends what is pending and then a close frame
 // with 1001; the other answers with its own and closes. What had been sent before is

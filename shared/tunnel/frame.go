@@ -35,11 +35,13 @@ const (
 	framePing   frameType = 7
 	framePong   frameType = 8
 	frameGoAway frameType = 9
+	frameHealth frameType = 10
 )
 
 var frameNames = [...]string{
 	frameOpen: "OPEN", frameAccept: "ACCEPT", frameData: "DATA", frameFin: "FIN", frameReset: "RESET",
 	frameCredit: "CREDIT", framePing: "PING", framePong: "PONG", frameGoAway: "GOAWAY",
+	frameHealth: "HEALTH",
 }
 
 func (t frameType) String() string {
@@ -90,6 +92,8 @@ func parseHeader(b *[headerSize]byte) (header, error) {
 		least, most, session = 8, 8, true
 	case frameGoAway:
 		least, most, session = 12, 12+maxReason, true
+	case frameHealth:
+		most, session = maxControl, true
 	case frameData:
 	default:
 		return h, nil

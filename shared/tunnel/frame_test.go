@@ -34,6 +34,10 @@ func TestParseHeader(t *testing.T) {
 		{"long pong", [8]byte{8, 0, 0, 9, 0, 0, 0, 0}, "want 8 to 8"},
 		{"short goaway", [8]byte{9, 0, 0, 11, 0, 0, 0, 0}, "want 12 to"},
 		{"goaway on a stream", [8]byte{9, 0, 0, 12, 0, 0, 0, 2}, "GOAWAY on stream 2"},
+		{"health", [8]byte{10, 0, 4, 0, 0, 0, 0, 0}, ""},
+		{"health of nobody", [8]byte{10, 0, 0, 0, 0, 0, 0, 0}, ""},
+		{"long health", [8]byte{10, 0, 4, 1, 0, 0, 0, 0}, "want 0 to 1024"},
+		{"health on a stream", [8]byte{10, 0, 0, 1, 0, 0, 0, 2}, "HEALTH on stream 2"},
 		{"unknown type", [8]byte{200, 0, 0x40, 0, 0, 0, 0, 0}, ""},
 		{"unknown type over the limit", [8]byte{200, 0, 0xff, 0xff, 0, 0, 0, 0}, "over the limit"},
 	} {

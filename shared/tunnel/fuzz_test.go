@@ -50,6 +50,7 @@ func FuzzReadFrame(f *testing.F) {
 	ping := append(appendHeader(nil, framePing, 8, 0), "12345678"...)
 	goAway := appendGoAway(nil, GoAway{After: time.Second, Reason: "bye"})
 	f.Add(slices.Concat(ping, openFrame(1, 100), dataFrame(1, []byte("hello")), finFrame(1), goAway), false, uint16(1))
+	f.Add(slices.Concat(appendHeader(nil, frameHealth, 2, 0), []byte{1, 0x80}, openFrame(1, 100)), false, uint16(3))
 	f.Add(slices.Concat(acceptFrame(1, 100), dataFrame(1, make([]byte, 5000)), resetFrame(1, CodeBroken, "x"), dataFrame(1, nil)), true, uint16(7))
 	f.Add(appendOpen(nil, 3, 1<<20, Target{Upstream: 7, Visitor: "192.0.2.1:1", Local: "[::1]:2"}), false, uint16(5))
 	f.Add(slices.Concat(openFrame(2, 0), dataFrame(2, make([]byte, MaxPayload)), openFrame(2, 0)), true, uint16(60000))
@@ -58,7 +59,7 @@ func FuzzReadFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, client bool, piece uint16) {
 		c := &recording{r: bytes.NewReader(data), piece: int(piece) + 1, silent: make(chan struct{}), end: make(chan struct{})}
 		const budget = 1 << 20
-		s := New(c, Config{Client: client, MaxStreams: 8, Budget: budget, GoAway: func(GoAway) {}, Handle: func(st *Stream) {
+		s := New(c, Config{Client: client, MaxStreams: 8, Budget: budget, GoAway: func(GoAway) {}, Health: func(Waiting) {}, Handle: func(st *Stream) {
 			switch st.Target().Upstream % 4 {
 			case 0:
 				echo(st)

@@ -26,6 +26,7 @@ type Hello struct {
 	Hostname     string   `json:"hostname,omitempty"`
 	Epoch        uint64   `json:"epoch,omitempty"`      // grows with every session of a client
 	Upstreams    []string `json:"upstreams,omitempty"`  // in the grammar of package route; OPEN refers to them by index
+	Waiting      Waiting  `json:"waiting,omitempty"`    // which of them wait now, see HEALTH
 	ReturnOver   int      `json:"returnOver,omitempty"` // from the server: come back within a random part of so many ms if the session breaks
 	MaxStreams   int      `json:"maxStreams,omitempty"` // streams that the sender accepts at once; 0: not said
 }

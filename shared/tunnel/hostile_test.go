@@ -172,7 +172,7 @@ func TestIgnored(t *testing.T) {
 		{"unknown type", func(uint32) []byte { return append(appendHeader(nil, 99, 3, 0), "abc"...) }},
 		{"unknown type, no payload", func(uint32) []byte { return appendHeader(nil, 255, 0, 4711) }},
 		{"unknown type, longest", func(id uint32) []byte {
-			return append(appendHeader(nil, 10, MaxPayload, id), make([]byte, MaxPayload)...)
+			return append(appendHeader(nil, 100, MaxPayload, id), make([]byte, MaxPayload)...)
 		}},
 		{"type zero", func(id uint32) []byte { return append(appendHeader(nil, 0, 1500, id), make([]byte, 1500)...) }},
 		{"empty data", func(id uint32) []byte { return dataFrame(id, nil) }},

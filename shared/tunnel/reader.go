@@ -92,6 +92,8 @@ func (s *Session) handle(h header, p []byte) error {
 		s.pong(binary.BigEndian.Uint64(p))
 	case frameGoAway:
 		s.peerGoesAway(parseGoAway(p))
+	case frameHealth:
+		s.peerHealth(p)
 	case frameOpen:
 		window, target, err := parseOpen(p)
 		if err != nil {

@@ -32,6 +32,9 @@ type Config struct {
 	// GoAway, if set, is called once when the peer announces that it leaves. It must
 	// not block.
 	GoAway func(GoAway)
+	// Health, if set, is called when the peer tells which of its upstreams wait, the set
+	// being the caller's to keep. It must not block.
+	Health func(Waiting)
 	// Counters, if set, count the payload of DATA, live. Several sessions may share them.
 	Counters *Counters
 }
