@@ -16,8 +16,9 @@ import (
 // may be used by several goroutines.
 type Conn struct {
 	*net.TCPConn
-	raw  syscall.RawConn
-	r, w op
+	raw    syscall.RawConn
+	r, w   op
+	gather *Gather // nil for none
 }
 
 // op is one direction: what its callback needs, so that a call allocates nothing.
@@ -66,6 +67,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if c.gather != nil {
+		if n, on, err := c.gather.take(p); on {
+			return n, err
+		}
 	}
 	n, err := c.w.do(c.raw.Write, p)
 	if err != nil {

@@ -172,3 +172,92 @@ func BenchmarkRoundTrip(b *testing.B) {
 		})
 	}
 }
+
+// TestGather sends what several writes gathered, in order, through a socket that soon
+// takes no more, with a peer that begins to read late.
+func TestGather(t *testing.T) {
+	for _, through := range []bool{false, true} {
+		t.Run(fmt.Sprintf("through=%v", through), func(t *testing.T) {
+			a, b := pair(t)
+			g := a.(*Conn).Gather(through)
+			sent := make([]byte, 8<<20)
+			_, _ = rand.Read(sent)
+			got := make(chan []byte)
+			begin := make(chan struct{})
+			go func() {
+				<-begin
+				all, _ := io.ReadAll(b)
+				got <- all
+			}()
+			rest, stuck := sent, false
+			for len(rest) > 0 {
+				g.Begin()
+				for range 3 { // pieces of one message
+					n := min(len(rest), 50<<10)
+					if _, err := a.Write(rest[:n]); err != nil {
+						t.Fatal(err)
+					}
+					rest = rest[n:]
+				}
+				done, err := g.Try()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if done {
+					continue
+				}
+				if !stuck {
+					stuck = true
+					if err := a.SetWriteDeadline(time.Unix(1, 0)); err != nil { // is not heeded
+						t.Fatal(err)
+					}
+					close(begin)
+				}
+				if err := g.Flush(30 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !stuck {
+				t.Error("the socket took it all: nothing was tested")
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(<-got, sent) {
+				t.Error("what came is not what was sent")
+			}
+		})
+	}
+}
+
+// TestGatherFaults ends the wait of a Flush by its time limit, and by a peer that is gone.
+func TestGatherFaults(t *testing.T) {
+	full := func(t *testing.T) (a, b net.Conn, g *Gather) {
+		a, b = pair(t)
+		g = a.(*Conn).Gather(true)
+		g.Begin()
+		for range 64 {
+			if _, err := a.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return a, b, g
+	}
+	t.Run("time", func(t *testing.T) {
+		a, _, g := full(t)
+		if err := g.Flush(time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := a.Write([]byte("x")); err == nil {
+			t.Error("bytes are written behind a gap")
+		}
+	})
+	t.Run("reset", func(t *testing.T) {
+		_, b, g := full(t)
+		_ = b.(*Conn).SetLinger(0)
+		b.Close()
+		if err := g.Flush(30 * time.Second); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("got %v", err)
+		}
+	})
+}

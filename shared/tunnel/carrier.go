@@ -41,13 +41,42 @@ const WriteBufferSize = batchSize
 var WriteBufferPool websocket.BufferPool = &sync.Pool{}
 
 // NewWebsocket returns a carrier over an established websocket.
+//
+// Over a connection of package rawio a batch leaves in one system call, also through
+// TLS, and may be tried before anything waits for the socket. The caller must not have
+// started to use it from several goroutines.
 func NewWebsocket(conn *websocket.Conn) Carrier {
-	return &wsCarrier{conn: conn}
+	return &wsCarrier{conn: conn, below: newGatherer(conn.NetConn())}
 }
 
 type wsCarrier struct {
 	conn    *websocket.Conn
 	message io.Reader // the rest of the current message
+	below   gatherer  // nil: none
+}
+
+// gatherer is what package rawio has for a socket below.
+type gatherer interface {
+	Begin()
+	Try() (done bool, err error)
+	Flush(timeout time.Duration) error
+}
+
+// trier is what a carrier can do on top if its socket allows it.
+type trier interface {
+	// TryBatch is WriteBatch that does not wait: what the socket does not take at once is
+	// left to Finish, or to the next WriteBatch. It reports whether that is nothing.
+	TryBatch(first, second []byte) (done bool, err error)
+	// Finish sends what TryBatch has left.
+	Finish(timeout time.Duration) error
+}
+
+// tries returns c as a trier, or nil if it cannot be.
+func tries(c Carrier) trier {
+	if ws, ok := c.(*wsCarrier); ok && ws.below != nil {
+		return ws
+	}
+	return nil
 }
 
 func (c *wsCarrier) Read(p []byte) (int, error) {
@@ -73,9 +102,30 @@ func (c *wsCarrier) Read(p []byte) (int, error) {
 }
 
 func (c *wsCarrier) WriteBatch(first, second []byte, timeout time.Duration) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+	if c.below == nil {
+		if err := c.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		return c.writeMessage(first, second)
+	}
+	c.below.Begin()
+	if err := c.writeMessage(first, second); err != nil {
 		return err
 	}
+	return c.below.Flush(timeout)
+}
+
+func (c *wsCarrier) TryBatch(first, second []byte) (done bool, err error) {
+	c.below.Begin()
+	if err := c.writeMessage(first, second); err != nil {
+		return false, err
+	}
+	return c.below.Try()
+}
+
+func (c *wsCarrier) Finish(timeout time.Duration) error { return c.below.Flush(timeout) }
+
+func (c *wsCarrier) writeMessage(first, second []byte) error {
 	if len(first) == 0 {
 		first, second = second, nil
 	}

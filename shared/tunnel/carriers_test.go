@@ -10,6 +10,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,8 +26,10 @@ var carriers = []struct {
 		a, b := tcpPair(tb)
 		return NewConn(a), NewConn(b)
 	}},
-	{"ws", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, false) }},
-	{"wss", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, true) }},
+	{"ws", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, false, false) }},
+	{"wss", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, true, false) }},
+	{"rawio ws", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, false, true) }},
+	{"rawio wss", func(tb testing.TB) (Carrier, Carrier) { return wsPair(tb, true, true) }},
 }
 
 func pipePair(testing.TB) (Carrier, Carrier) {
@@ -53,7 +57,9 @@ func tcpPair(tb testing.TB) (accepted, dialled *net.TCPConn) {
 	return a.(*net.TCPConn), c.(*net.TCPConn)
 }
 
-func wsPair(tb testing.TB, secure bool) (Carrier, Carrier) {
+// wsPair returns the two ends of a websocket, through TLS if secure, over sockets of package
+// rawio if raw.
+func wsPair(tb testing.TB, secure, raw bool) (Carrier, Carrier) {
 	tb.Helper()
 	upgraded := make(chan *websocket.Conn, 1)
 	up := websocket.Upgrader{WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool, Subprotocols: []string{Subprotocol}}
@@ -68,6 +74,13 @@ func wsPair(tb testing.TB, secure bool) (Carrier, Carrier) {
 	url := "ws://"
 	dialer := websocket.Dialer{WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool,
 		Subprotocols: []string{Subprotocol}, HandshakeTimeout: 10 * time.Second}
+	if raw {
+		srv.Listener = rawio.Listener(srv.Listener)
+		dialer.NetDial = func(network, addr string) (net.Conn, error) {
+			c, err := net.Dial(network, addr)
+			return rawio.Wrap(c), err
+		}
+	}
 	if secure {
 		srv.StartTLS()
 		url = "wss://"

@@ -93,7 +93,7 @@ func TestOffenceIsTold(t *testing.T) {
 		{"frame cut by messages", websocket.BinaryMessage, appendHeader(nil, frameFin, 7, 9), "protocol error: FIN: payload of 7 bytes, want 0 to 0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := wsPair(t, false)
+			a, b := wsPair(t, false, true)
 			s := New(a, Config{})
 			defer s.Close()
 			conn := b.(*wsCarrier).conn
@@ -152,7 +152,7 @@ func TestReasonComesFirst(t *testing.T) {
 
 // The text of a close frame holds 123 bytes of UTF-8.
 func TestLongOffence(t *testing.T) {
-	a, b := wsPair(t, false)
+	a, b := wsPair(t, false, false)
 	_ = a.Close(strings.Repeat("é", 100))
 	conn := b.(*wsCarrier).conn
 	defer conn.Close()

@@ -15,18 +15,26 @@ const (
 	smallData = 4 << 10
 	// bulkData is the largest DATA of a stream's turn, in bytes.
 	bulkData = 32 << 10
+	// leadAfter is how many batches of a single frame in a row make producers send
+	// themselves. Where many streams are at work, such a batch now and then means nothing.
+	leadAfter = 16
 	// controlLimit bounds control frames that a peer who does not read lets pile up.
 	controlLimit = 1 << 20
 )
 
 // writer is the group commit of a session: producers append whole frames to the
-// pending buffers, and one goroutine sends all that is pending in one message.
-// While that write is under way the next batch gathers.
+// pending buffers, and one goroutine, the flusher, sends all that is pending in one
+// message. While that write is under way the next batch gathers.
+//
+// When little goes on, so that a batch is a single frame, waking the flusher is what
+// costs: the producer then sends the batch itself, as far as the socket takes it at once,
+// and leaves only the rest to the flusher.
 //
 // Bulk waits in turns: a producer that finds the bulk buffer full leaves its bytes
 // in the queue and sleeps; the flusher takes one frame of each in order of arrival.
 type writer struct {
 	carrier Carrier
+	trier   trier         // the carrier, if it can; or nil
 	timeout time.Duration // for one write
 
 	mu    sync.Mutex
@@ -34,7 +42,11 @@ type writer struct {
 	bulk  *buffer
 	batch uint64 // number of the batch that gathers
 	turns turnQueue
-	busy  bool  // the flusher is at work or has been woken
+	busy  bool  // the flusher is at work or has been woken, or a producer leads
+	leads bool  // a producer sends
+	rest  bool  // of what a producer sent something is left
+	count int   // DATA frames of the batch that gathers
+	lone  int   // how many batches in a row had one at most
 	err   error // why no more frames are taken
 	cut   bool  // what is pending is not sent any more either
 	wake  chan struct{}
@@ -44,7 +56,7 @@ type writer struct {
 }
 
 func newWriter(c Carrier, timeout time.Duration) *writer {
-	return &writer{carrier: c, timeout: timeout, batch: 1, wake: make(chan struct{}, 1),
+	return &writer{carrier: c, trier: tries(c), timeout: timeout, batch: 1, wake: make(chan struct{}, 1),
 		quit: make(chan struct{}), flooded: make(chan struct{})}
 }
 
@@ -89,25 +101,60 @@ func (w *writer) ordered(st *Stream, add func(b []byte) []byte) {
 // st.turn.done is signalled p belongs to the writer, and cancel takes it back.
 func (w *writer) data(st *Stream, p []byte) (bool, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.err != nil {
+		defer w.mu.Unlock()
 		return false, w.err
 	}
+	if !w.appendLocked(st, p) {
+		defer w.mu.Unlock()
+		st.turn.p = p
+		w.turns.push(st)
+		return false, nil
+	}
+	if w.busy || w.lone < leadAfter || w.trier == nil {
+		w.kickLocked()
+		w.mu.Unlock()
+		return true, nil
+	}
+	w.busy, w.leads = true, true
+	small, bulk := w.takeLocked()
+	w.mu.Unlock()
+	w.lead(small, bulk)
+	return true, nil
+}
+
+// appendLocked appends a DATA frame to the batch, if there is room.
+func (w *writer) appendLocked(st *Stream, p []byte) bool {
 	if len(p) <= smallData && st.lastBulk != w.batch {
 		if small := w.smallLocked(); len(small.b)+len(p) <= smallLimit {
 			small.b = append(appendHeader(small.b, frameData, len(p), st.id), p...)
-			w.kickLocked()
-			return true, nil
+			w.count++
+			return true
 		}
 	}
-	if w.turns.empty() && w.fitsLocked(len(p)) {
-		w.appendBulkLocked(st, p)
-		w.kickLocked()
-		return true, nil
+	if !w.turns.empty() || !w.fitsLocked(len(p)) {
+		return false
 	}
-	st.turn.p = p
-	w.turns.push(st)
-	return false, nil
+	w.appendBulkLocked(st, p)
+	return true
+}
+
+// lead sends a batch as far as the socket takes it at once.
+func (w *writer) lead(small, bulk *buffer) {
+	done, err := w.trier.TryBatch(small.bytes(), bulk.bytes())
+	small.recycle()
+	bulk.recycle()
+	if err != nil {
+		w.fail(lost(err))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leads, w.rest = false, !done
+	if w.rest || w.small != nil || w.bulk != nil || w.err != nil {
+		w.wake <- struct{}{} // there is room: busy was ours
+		return
+	}
+	w.busy = false
 }
 
 // cancel takes a frame out of the queue; it reports false when it was already taken.
@@ -128,6 +175,7 @@ func (w *writer) fitsLocked(n int) bool {
 func (w *writer) appendBulkLocked(st *Stream, p []byte) {
 	bulk := w.bulkLocked()
 	bulk.b = append(appendHeader(bulk.b, frameData, len(p), st.id), p...)
+	w.count++
 	st.lastBulk = w.batch
 }
 
@@ -172,28 +220,32 @@ func (w *writer) run() error {
 func (w *writer) flush() error {
 	for {
 		w.mu.Lock()
+		for w.leads { // only at the end: it is about to wake us
+			w.mu.Unlock()
+			<-w.wake
+			w.mu.Lock()
+		}
 		if w.cut {
 			err := w.err
 			w.mu.Unlock()
 			return err
 		}
-		small, bulk := w.small, w.bulk
-		if small == nil && bulk == nil {
+		rest := w.rest
+		w.rest = false
+		small, bulk := w.takeLocked()
+		if small == nil && bulk == nil && !rest {
 			w.busy = false
 			w.mu.Unlock()
 			return nil
 		}
-		w.small, w.bulk = nil, nil
-		w.batch++
-		for !w.turns.empty() && w.fitsLocked(len(w.turns.first.turn.p)) {
-			st := w.turns.pop()
-			w.appendBulkLocked(st, st.turn.p)
-			st.turn.p = nil
-			st.turn.done <- struct{}{}
-		}
 		w.mu.Unlock()
 
-		err := w.carrier.WriteBatch(small.bytes(), bulk.bytes(), w.timeout)
+		var err error
+		if small != nil || bulk != nil {
+			err = w.carrier.WriteBatch(small.bytes(), bulk.bytes(), w.timeout)
+		} else {
+			err = w.trier.Finish(w.timeout)
+		}
 		small.recycle()
 		bulk.recycle()
 		if err != nil {
@@ -202,6 +254,27 @@ func (w *writer) flush() error {
 			return err
 		}
 	}
+}
+
+// takeLocked takes what is pending, and fills the next batch from the queue.
+func (w *writer) takeLocked() (small, bulk *buffer) {
+	small, bulk = w.small, w.bulk
+	if small == nil && bulk == nil {
+		return nil, nil
+	}
+	w.small, w.bulk = nil, nil
+	if w.lone++; w.count > 1 {
+		w.lone = 0
+	}
+	w.count = 0
+	w.batch++
+	for !w.turns.empty() && w.fitsLocked(len(w.turns.first.turn.p)) {
+		st := w.turns.pop()
+		w.appendBulkLocked(st, st.turn.p)
+		st.turn.p = nil
+		st.turn.done <- struct{}{}
+	}
+	return small, bulk
 }
 
 // fail makes every later use return err, and drops what is pending.

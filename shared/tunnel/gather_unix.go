@@ -1,0 +1,28 @@
+//go:build unix
+
+package tunnel
+
+import (
+	"crypto/tls"
+	"net"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
+)
+
+// newGatherer looks for a connection of package rawio below conn.
+func newGatherer(conn net.Conn) gatherer {
+	through := true // TLS writes a record at a time
+	for {
+		switch c := conn.(type) {
+		case *rawio.Conn:
+			return c.Gather(through)
+		case *tls.Conn:
+			through = false
+		}
+		below, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		conn = below.NetConn()
+	}
+}
