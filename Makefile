@@ -19,6 +19,9 @@ PLATFORMS   := linux/amd64 linux/arm64 linux/arm darwin/amd64 darwin/arm64 windo
 # The platform of the local container engine: Linux, also where the engine is a virtual machine.
 IMAGE_ARCH  ?= $(shell $(GO) env GOARCH)
 IMAGE_TAG   ?= latest
+# The platforms of the archives that images-multiarch makes, and the time in them: that of the commit.
+IMAGE_PLATFORMS   ?= linux/amd64 linux/arm64 linux/arm/v7
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 DOCKER      ?= docker
 
 MODULE      := github.com/adit-tunnel/adit
@@ -30,12 +33,12 @@ BUILD       := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 RELEASE_ENV := CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOFLAGS= GOEXPERIMENT=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build test test-race chaos fuzz bench microbench lint vulncheck docs dist images clean
+.PHONY: help demo run build test test-race chaos fuzz bench microbench lint vulncheck docs dist images images-multiarch clean
 
 help: ## List the targets
 	@echo 'adit $(VERSION) ($(SHA))'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## See it work: a web service through a tunnel on loopback; Ctrl-C stops it
 	@exec bin/demo$(EXE) -bin bin -webroot compose/quickstart/webroot
@@ -100,11 +103,25 @@ dist: ## Build the release binaries for every platform into dist/, with SHA256SU
 
 images: ## Build the three images for the local container engine; nothing is pulled
 	@set -e; for image in $(IMAGES); do \
-	  context=build/images/$$image; rm -rf $$context; mkdir -p $$context/out/state; \
+	  context=build/images/$(IMAGE_TAG)/$$image; rm -rf $$context; mkdir -p $$context/out/state; \
 	  $(RELEASE_ENV) GOOS=linux GOARCH=$(IMAGE_ARCH) $(BUILD) -o $$context/out/$$image ./images/$$image; \
 	  sed -n -e 's/--from=build //' -e '/^FROM scratch/,$$p' images/$$image/Dockerfile > $$context/Dockerfile; \
 	  $(DOCKER) build --tag adit-$$image:$(IMAGE_TAG) --build-arg VERSION=$(VERSION) --build-arg SHA=$(SHA) $$context; \
 	done
+
+images-multiarch: ## Write OCI archives of the images for several platforms, with SBOMs, into dist/images; no engine needed
+	@rm -rf build/multiarch dist/images
+	@set -e; for platform in $(IMAGE_PLATFORMS); do \
+	  rest=$${platform#*/}; arch=$${rest%/*}; \
+	  case $$platform in linux/arm/v*) goarm=$${platform##*/v};; *) goarm=7;; esac; \
+	  for image in $(IMAGES); do \
+	    $(RELEASE_ENV) GOARM=$$goarm GOOS=$${platform%%/*} GOARCH=$$arch $(BUILD) \
+	      -o build/multiarch/$$(echo $$platform | tr / -)/$$image ./images/$$image; \
+	  done; \
+	done
+	@$(GO) run ./images/oci build -version $(VERSION) -revision $(SHA) -epoch $(SOURCE_DATE_EPOCH) \
+	  -platforms $$(echo $(IMAGE_PLATFORMS) | tr ' ' ,) -binaries build/multiarch -out dist/images $(IMAGES)
+	@$(GO) run ./images/oci check dist/images
 
 clean: ## Remove what was built
 	rm -rf bin build dist

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	_ "golang.org/x/crypto/x509roots/fallback" // a scratch image has no certificate authorities of its own
+
 	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/autotls"
