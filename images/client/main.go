@@ -58,6 +58,11 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	}
 	token.Store(&first)
 
+	dialer := upstream.Dialer{Timeout: cfg.DialTimeout}
+	health := upstream.NewHealth(upstream.HealthConfig{
+		Upstreams: cfg.Upstreams, Wait: cfg.WaitUpstream, Interval: cfg.WaitInterval, Dialer: dialer, Log: log,
+	}, reg)
+
 	var g run.Group
 	var drain service.Drain // the agents first; their state can be seen meanwhile
 	var agents []*agent.Agent
@@ -67,7 +72,7 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 			return err
 		}
 		defer l.Close()
-		ready := func() error { return anyConnected(agents) }
+		ready := func() error { return errors.Join(anyConnected(agents), health.Err()) }
 		srv := &http.Server{Handler: telemetry.Handler(reg, ready), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute}
 		g.Add(drain.Last(service.HTTP("metrics", srv, l, time.Second, log)))
 	}
@@ -75,12 +80,13 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 		a := agent.New(agent.Config{
 			Server: u, Token: func() string { return *token.Load() }, TLS: cfg.tlsMode(), CA: cfg.ca,
 			ClientID: id, Upstreams: cfg.Upstreams, PingInterval: cfg.PingInterval, Drain: cfg.DrainTimeout,
-			Dialer: upstream.Dialer{Timeout: cfg.DialTimeout}, Counters: counters, Metrics: metrics, Log: log,
+			Dialer: dialer, Health: health, Counters: counters, Metrics: metrics, Log: log,
 		})
 		metrics.Watch(a)
 		agents = append(agents, a)
 		g.Add(drain.First(service.Background(ctx, a.Run)))
 	}
+	g.Add(service.Background(ctx, health.Run))
 	g.Add(service.Background(ctx, func(ctx context.Context) error {
 		_ = cfg.Token.Watch(ctx, 2*time.Second, func(value string) {
 			if next, err := cfg.token(value); err != nil {

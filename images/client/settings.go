@@ -15,6 +15,7 @@ import (
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/route"
+	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
 type settings struct {
@@ -25,6 +26,8 @@ type settings struct {
 	AutoTLS      bool                `envconfig:"AUTO_TLS" default:"true" desc:"Verify the server's own CA by the token. false: its certificate is from a public authority, as behind a platform's TLS, or URL is ws://."`
 	TLSCA        config.Secret       `envconfig:"TLS_CA" desc:"PEM certificates of the authority that signed the server's certificate, instead of AUTO_TLS."`
 	ClientID     string              `split_words:"true" desc:"Name of this client: up to 64 letters, digits, dots, dashes and underscores. Each client needs its own. Empty: random with each start."`
+	WaitUpstream route.Wait          `split_words:"true" desc:"Have visitors wait (503) while an upstream does not answer: tcp (it can be connected), or a path that it must answer, such as /healthz or /healthz=200-299. One upstream can differ: http://app:8000?wait=/up, ?wait=off."`
+	WaitInterval time.Duration       `split_words:"true" default:"5s" desc:"Time between two checks of WAIT_UPSTREAM, and the longest that one may take."`
 	DialTimeout  time.Duration       `split_words:"true" default:"10s" desc:"How long connecting an upstream may take."`
 	PingInterval time.Duration       `split_words:"true" default:"15s" desc:"Time between pings to a server; one that is silent for two is dead."`
 	MetricsPort  config.OptionalPort `split_words:"true" default:"8125" desc:"Port of /metrics, /healthz and /readyz; off for none."`
@@ -86,8 +89,11 @@ func (s *settings) Validate() error {
 	if s.ClientID != "" && (len(s.ClientID) > 64 || strings.Trim(s.ClientID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_") != "") {
 		fault("CLIENT_ID", "%q is not 1 to 64 letters, digits, dots, dashes or underscores", s.ClientID)
 	}
-	if _, err := agent.Hello(strings.Repeat("x", 64), math.MaxUint64, s.Upstreams); err != nil {
+	if _, err := agent.Hello(strings.Repeat("x", 64), math.MaxUint64, s.Upstreams, make(tunnel.Waiting, (len(s.Upstreams)+7)/8)); err != nil {
 		fault("UPSTREAMS", "%w", err)
+	}
+	if s.WaitInterval < 100*time.Millisecond {
+		fault("WAIT_INTERVAL", "%s is too short: set 100ms or more, with a unit as in 5s", s.WaitInterval)
 	}
 	if s.DialTimeout < 100*time.Millisecond {
 		fault("DIAL_TIMEOUT", "%s is too short: set 100ms or more, with a unit as in 3s", s.DialTimeout)

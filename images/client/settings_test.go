@@ -51,6 +51,11 @@ func TestSettings(t *testing.T) {
 	}{
 		{"the least", nil, nil},
 		{"all", []string{"URL=wss://a:8123, https://b/path\nws://c", "AUTO_TLS=false", "CLIENT_ID=edge-7.a_B", "DIAL_TIMEOUT=1s", "PING_INTERVAL=100ms", "METRICS_PORT=off", "METRICS_ADDR=::1", "DRAIN_TIMEOUT=0s"}, nil},
+		{"wait for a connection", []string{"WAIT_UPSTREAM=tcp", "WAIT_INTERVAL=100ms"}, nil},
+		{"wait for an answer", []string{"WAIT_UPSTREAM=/healthz=200-299", "UPSTREAMS=http://app?wait=off,a.test=http://b?wait=/up"}, nil},
+		{"wait for something", []string{"WAIT_UPSTREAM=http"}, []string{`WAIT_UPSTREAM: "http" is no way to wait: write tcp, a path such as /healthz`}},
+		{"wait for one's something", []string{"UPSTREAMS=http://app?wait=/up=ok"}, []string{`UPSTREAMS: "http://app?wait=/up=ok": wait="/up=ok": "ok" is neither a status`}},
+		{"wait in a hurry", []string{"WAIT_INTERVAL=1ms"}, []string{"WAIT_INTERVAL: 1ms is too short"}},
 		{"own CA", []string{"TLS_CA=" + certificate(t)}, nil},
 		{"files", []string{"TOKEN=", "TOKEN_FILE=" + file("token", token+"\n"), "TLS_CA_FILE=" + file("ca", certificate(t))}, nil},
 		{"several tokens", []string{"TOKEN=# new\n" + token + ",older-0123456789012"}, nil},

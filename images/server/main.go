@@ -3,7 +3,7 @@
 //
 // The parts, in the order in which main.go builds them: the routing table; the control
 // plane (control/), where sessions of clients come from; the data plane (edge/), which
-// opens streams on them; and metrics. tls.go makes their certificates, instance.go is
+// opens streams on them; and metrics. oneport/ has both planes share a listener. tls.go makes their certificates, instance.go is
 // what the status and healthcheck commands ask.
 package main
 

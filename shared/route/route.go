@@ -12,7 +12,8 @@
 //
 // Options of one upstream follow as a query: ?insecure=true (https: do not verify the
 // certificate), ?host=name (send this Host to the upstream instead of the visitor's),
-// ?proxy=v1 or v2 (begin each connection with a PROXY header that tells who the visitor is).
+// ?proxy=v1 or v2 (begin each connection with a PROXY header that tells who the visitor is),
+// ?wait=tcp or a path (visitors wait until the service is there, see [Wait]).
 package route
 
 import (
@@ -50,6 +51,7 @@ type Upstream struct {
 	Insecure    bool   // https: any certificate will do
 	RewriteHost string // the Host that the upstream gets, if not the visitor's
 	Proxy       int    // version of the PROXY protocol that the upstream wants, 1 or 2, or 0
+	Wait        Wait   // whether visitors wait for the service; the client's own business
 }
 
 // IsTCP reports whether the route is a public TCP port.
@@ -82,8 +84,13 @@ func (u Upstream) String() string {
 	if u.Proxy != 0 {
 		query.Set("proxy", "v"+strconv.Itoa(u.Proxy))
 	}
+	sep := "?"
 	if len(query) > 0 {
-		b.WriteString("?" + query.Encode())
+		b.WriteString(sep + query.Encode())
+		sep = "&"
+	}
+	if u.Wait.Kind != WaitUnset { // readable: nothing in it needs escaping
+		b.WriteString(sep + "wait=" + u.Wait.String())
 	}
 	return b.String()
 }
@@ -105,6 +112,17 @@ func (l *List) Decode(value string) error {
 func (l List) Strings() []string {
 	out := make([]string, len(l))
 	for i, u := range l {
+		out[i] = u.String()
+	}
+	return out
+}
+
+// Announced returns what a server is told of every upstream: its canonical form without
+// what concerns the client alone.
+func (l List) Announced() []string {
+	out := make([]string, len(l))
+	for i, u := range l {
+		u.Wait = Wait{}
 		out[i] = u.String()
 	}
 	return out
@@ -287,8 +305,12 @@ func parseOptions(query string, u *Upstream) error {
 			default:
 				return fmt.Errorf("proxy=%q: use v1 or v2", v[0])
 			}
+		case "wait":
+			if u.Wait, err = ParseWait(v[0]); err != nil {
+				return fmt.Errorf("wait=%w", err)
+			}
 		default:
-			return fmt.Errorf("unknown option %q: use insecure, host or proxy", name)
+			return fmt.Errorf("unknown option %q: use insecure, host, proxy or wait", name)
 		}
 	}
 	return nil

@@ -30,6 +30,11 @@ func TestParse(t *testing.T) {
 		{"tcp proxy", "2222=localhost:22?proxy=v2", "2222=localhost:22?proxy=v2"},
 		{"http proxy", "http://app:80?proxy=v1", "*=http://app:80?proxy=v1"},
 		{"tcp unix", "2222=unix:///run/ssh.sock", "2222=unix:///run/ssh.sock"},
+		{"wait", "http://app:80?wait=tcp", "*=http://app:80?wait=tcp"},
+		{"wait for a path", "http://app:80?wait=/healthz", "*=http://app:80?wait=/healthz"},
+		{"wait for a status", "https://app:443?wait=/healthz=204&insecure=true", "*=https://app:443?insecure=true&wait=/healthz=204"},
+		{"wait for statuses, escaped", "2222=app:80?wait=%2Fa%2Fb%3D200-204", "2222=app:80?wait=/a/b=200-204"},
+		{"do not wait", "22=app:22?wait=false", "22=app:22?wait=off"},
 		{"address as host", "10.0.0.1=http://app:80", "10.0.0.1=http://app:80"},
 	}
 	for _, tt := range tests {
@@ -72,6 +77,8 @@ func TestParseRefuses(t *testing.T) {
 		{"insecure word", "https://app:80?insecure=maybe", "true or false"},
 		{"insecure http", "http://app:80?insecure=true", "https upstreams only"},
 		{"host on tcp", "22=app:22?host=x", "HTTP upstreams only"},
+		{"wait for what", "http://app:80?wait=http", "write tcp, a path such as /healthz"},
+		{"wait for nothing", "http://app:80?wait=", "write tcp"},
 		{"header injection", "http://app:80?host=a%0d%0ab", "not a host name"},
 		{"relative socket", "unix://run/app.sock", "absolute path"},
 		{"number with a dot", "0.=http://app:80", "is a number"},
@@ -107,7 +114,7 @@ func TestParseList(t *testing.T) {
 // FuzzParse checks that whatever is taken has a canonical form that means the same,
 // and is safe to put into a header or a log line.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"http://127.0.0.1:8080", "*.example.com/a=https://b:1?insecure=1&host=c", "2222=localhost:22", "unix:///a", "[::1]=http://[::1]", "a=b=c?d=e"} {
+	for _, s := range []string{"a=http://b?wait=/c=200-299", "1=b:2?wait=tcp&proxy=v1", "http://127.0.0.1:8080", "*.example.com/a=https://b:1?insecure=1&host=c", "2222=localhost:22", "unix:///a", "[::1]=http://[::1]", "a=b=c?d=e"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -29,6 +29,7 @@ type Client struct {
 	RemoteAddr string    `json:"remoteAddr"`
 	Since      time.Time `json:"since"`
 	Upstreams  []string  `json:"upstreams"`
+	Waiting    []string  `json:"waiting,omitempty"` // those of them whose service does not answer
 }
 
 // MarshalJSON writes lists without elements as [], which is what programs that

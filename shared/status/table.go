@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -26,12 +27,23 @@ func (d Document) WriteTable(w io.Writer, now time.Time) error {
 		}
 		row("Client ID", "Remote Address", "Connected", "Upstreams")
 		for _, c := range d.Clients {
-			row(printable(c.ClientID), printable(c.RemoteAddr), since(c.Since, now), printable(strings.Join(c.Upstreams, ", ")))
+			row(printable(c.ClientID), printable(c.RemoteAddr), since(c.Since, now), printable(strings.Join(c.states(), ", ")))
 		}
 		table.Flush()
 	}
 	_, err := w.Write(out.Bytes())
 	return err
+}
+
+// states returns the upstreams, those that wait marked so.
+func (c Client) states() []string {
+	out := slices.Clone(c.Upstreams)
+	for i, u := range out {
+		if slices.Contains(c.Waiting, u) {
+			out[i] += " (waiting)"
+		}
+	}
+	return out
 }
 
 // since puts the time between t and now into words, in its largest whole unit.

@@ -31,10 +31,15 @@ Version:  0.1.0
 		}}, `Client ID                         Remote Address      Connected   Upstreams
 4e35edf5c6a646b79cc580984eac4ea9  192.168.0.19:34988  5 minutes   example.com=http://localhost:8000, prometheus.example.com=http://localhost:9090
 `},
+		{"waiting", []Client{
+			{ClientID: "a", Since: now, Upstreams: []string{"*=http://a:1", "22=b:22"}, Waiting: []string{"22=b:22"}},
+		}, `Client ID  Remote Address  Connected   Upstreams
+a                          just now    *=http://a:1, 22=b:22 (waiting)
+`},
 		{"several", []Client{
 			{ClientID: "a", RemoteAddr: "[2001:db8::1]:34988", Since: now.Add(-59 * time.Minute), Upstreams: []string{"*=http://127.0.0.1:8080"}},
 			{ClientID: "büro", RemoteAddr: "192.0.2.1:1", Since: now.Add(time.Minute), Upstreams: nil},
-			{"\x1b[2Jc\n", "", time.Time{}, []string{"x\ty"}},
+			{ClientID: "\x1b[2Jc\n", Upstreams: []string{"x\ty"}},
 		}, `Client ID  Remote Address       Connected   Upstreams
 a          [2001:db8::1]:34988  59 minutes  *=http://127.0.0.1:8080
 büro       192.0.2.1:1          just now    

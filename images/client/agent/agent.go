@@ -34,6 +34,7 @@ type Config struct {
 	PingInterval time.Duration
 	Drain        time.Duration // for streams under way when the client or the server leaves
 	Dialer       upstream.Dialer
+	Health       *upstream.Health // which upstreams wait; nil: none
 	Counters     *tunnel.Counters
 	Metrics      *Metrics
 	Log          zerolog.Logger
@@ -59,12 +60,17 @@ type Agent struct {
 	down       []atomic.Bool // by upstream: it could not be reached
 	proxy      func(*http.Request) (*url.URL, error)
 
+	reports sync.WaitGroup // goroutines of report
+
 	mu      sync.Mutex
 	session *tunnel.Session // the newest, nil while there is none
 }
 
 // New returns an Agent.
 func New(cfg Config) *Agent {
+	if cfg.Health == nil {
+		cfg.Health = new(upstream.Health)
+	}
 	return &Agent{
 		cfg: cfg, delays: defaultDelays, log: cfg.Log.With().Str("url", cfg.Server.String()).Logger(),
 		down: make([]atomic.Bool, len(cfg.Upstreams)), proxy: http.ProxyFromEnvironment,
@@ -94,6 +100,7 @@ func (a *Agent) RTT() time.Duration {
 // Run keeps the client connected until ctx ends; then it tells the server, waits for
 // the streams under way, up to Config.Drain, and returns nil.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.reports.Wait() // they end with their sessions
 	var left departures
 	defer left.wait()
 	backoff := backoff{delays: a.delays}

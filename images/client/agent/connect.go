@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,10 +44,10 @@ func (e *RefusedError) Error() string {
 
 // Hello returns the lines that announce a client. The error says what to do when its
 // upstreams are too many for them.
-func Hello(clientID string, epoch uint64, upstreams route.List) ([]string, error) {
+func Hello(clientID string, epoch uint64, upstreams route.List, waiting tunnel.Waiting) ([]string, error) {
 	hostname, _ := os.Hostname()
 	return tunnel.Hello{
-		Version: version.Version, ClientID: clientID, Hostname: hostname, Epoch: epoch, Upstreams: upstreams.Strings(),
+		Version: version.Version, ClientID: clientID, Hostname: hostname, Epoch: epoch, Upstreams: upstreams.Announced(), Waiting: waiting,
 	}.Header()
 }
 
@@ -61,7 +62,8 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 		return nil, nil, err
 	}
 	a.epoch++
-	lines, err := Hello(a.cfg.ClientID, a.epoch, a.cfg.Upstreams)
+	waiting, _ := a.cfg.Health.Waiting()
+	lines, err := Hello(a.cfg.ClientID, a.epoch, a.cfg.Upstreams, waiting)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,7 +110,26 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 		Handle:       a.serve,
 		GoAway:       func(g tunnel.GoAway) { goAway <- g },
 	})
+	if a.cfg.Health.Watches() {
+		if !slices.Contains(hello.Capabilities, tunnel.CapabilityHealth) {
+			a.log.Warn().Str("server_version", oneLine(hello.Version)).Msg("the server is too old to have visitors wait for upstreams: they get 502 until those answer")
+		}
+		a.reports.Go(func() { a.report(session) })
+	}
 	return session, goAway, nil
+}
+
+// report tells the server which upstreams wait, until the session has ended.
+func (a *Agent) report(s *tunnel.Session) {
+	for {
+		waiting, changed := a.cfg.Health.Waiting()
+		s.Health(waiting)
+		select {
+		case <-changed:
+		case <-s.Done():
+			return
+		}
+	}
 }
 
 // TLSConfig returns how to verify a server, nil for ws://.

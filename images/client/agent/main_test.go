@@ -41,6 +41,7 @@ type server struct {
 	mu     sync.Mutex
 	refuse func(w http.ResponseWriter, r *http.Request) bool // reports whether it has answered
 	come   chan *visit
+	able   []string     // its capabilities
 	greet  func(*visit) // called before the visit is handed on, if set
 }
 
@@ -50,6 +51,7 @@ type visit struct {
 	conn   *websocket.Conn
 	hello  tunnel.Hello
 	goAway chan tunnel.GoAway
+	health chan tunnel.Waiting
 }
 
 func newServer(t testing.TB, unstarted ...func(*httptest.Server)) *server {
@@ -70,13 +72,15 @@ func newServer(t testing.TB, unstarted ...func(*httptest.Server)) *server {
 		if err != nil {
 			t.Error(err)
 		}
-		lines, _ := tunnel.Hello{Version: "test", MaxStreams: 100}.Header()
+		lines, _ := tunnel.Hello{Version: "test", Capabilities: s.able, MaxStreams: 100}.Header()
 		conn, err := up.Upgrade(w, r, http.Header{tunnel.HelloHeader: lines})
 		if err != nil {
 			return
 		}
-		v := &visit{conn: conn, hello: hello, goAway: make(chan tunnel.GoAway, 1)}
-		v.Session = tunnel.New(tunnel.NewWebsocket(conn), tunnel.Config{PingInterval: patience, GoAway: func(g tunnel.GoAway) { v.goAway <- g }})
+		v := &visit{conn: conn, hello: hello, goAway: make(chan tunnel.GoAway, 1), health: make(chan tunnel.Waiting, 64)}
+		v.Session = tunnel.New(tunnel.NewWebsocket(conn), tunnel.Config{
+			PingInterval: patience, GoAway: func(g tunnel.GoAway) { v.goAway <- g }, Health: func(w tunnel.Waiting) { v.health <- w },
+		})
 		t.Cleanup(func() { v.Close() })
 		if s.greet != nil {
 			s.greet(v)

@@ -41,6 +41,7 @@ func (a *Agent) serve(st *tunnel.Stream) {
 		}
 		event.Err(err).Str("upstream", u.String()).Msg("cannot reach upstream")
 		st.Reset(code, "")
+		a.cfg.Health.Failed(target.Upstream)
 		return
 	}
 	if down := &a.down[target.Upstream]; down.Load() && down.Swap(false) {

@@ -1,5 +1,6 @@
 // Package upstream connects the private services that a client exposes: plain TCP,
-// TLS, or a unix socket, with a PROXY header in front for those that ask for one.
+// TLS, or a unix socket, with a PROXY header in front for those that ask for one. Health
+// finds out whether those answer that visitors are to wait for.
 package upstream
 
 import (

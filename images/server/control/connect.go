@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/rs/zerolog"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
@@ -71,7 +72,7 @@ func (c *Control) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	lines, _ := tunnel.Hello{ // fails only for its length
-		Version: version.Version, Hostname: c.hostname, MaxStreams: c.cfg.MaxStreams,
+		Version: version.Version, Capabilities: []string{tunnel.CapabilityHealth}, Hostname: c.hostname, MaxStreams: c.cfg.MaxStreams,
 		ReturnOver: int(returnOver(c.most()).Milliseconds()),
 	}.Header()
 	held := &heldResponse{ResponseWriter: w}
@@ -157,6 +158,7 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 		default:
 			cl.backends = append(cl.backends, b)
 		}
+		b.SetWaiting(hello.Waiting.Has(i))
 		cl.upstreams = append(cl.upstreams, u.String())
 	}
 	return cl, nil
@@ -211,6 +213,7 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 			close(cl.leaving)
 			c.cfg.Leaving()
 		},
+		Health: func(w tunnel.Waiting) { cl.wait(w, log) },
 	})
 	for _, b := range slices.Concat(cl.backends, cl.ports) {
 		b.Opener = cl.session
@@ -229,8 +232,11 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 	if old != nil {
 		log.Info().Str("old_remote_addr", old.remote).Msg("client took over from its older connection")
 	}
-	log.Info().Strs("upstreams", cl.upstreams).Str("version", clip(cl.hello.Version, 64)).
-		Str("hostname", clip(cl.hello.Hostname, 255)).Msg("client connected")
+	event := log.Info().Strs("upstreams", cl.upstreams)
+	if waiting := cl.waiting(); waiting != nil {
+		event = event.Strs("waiting", waiting)
+	}
+	event.Str("version", clip(cl.hello.Version, 64)).Str("hostname", clip(cl.hello.Hostname, 255)).Msg("client connected")
 	go func() {
 		defer c.work.Done()
 		reason := c.attend(cl)
@@ -238,6 +244,30 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 		_ = cl.session.Close()
 		log.Info().AnErr("reason", reason).Stringer("after", time.Since(cl.since).Round(time.Millisecond)).Msg("client disconnected")
 	}()
+}
+
+// wait takes what the client says of the services behind its upstreams. The data plane
+// heeds it from the next visitor on.
+func (cl *client) wait(w tunnel.Waiting, log zerolog.Logger) {
+	for _, b := range slices.Concat(cl.backends, cl.ports) {
+		switch waiting := w.Has(b.Index); {
+		case !b.SetWaiting(waiting):
+		case waiting:
+			log.Warn().Str("upstream", cl.upstreams[b.Index]).Msg("upstream does not answer any more, its visitors wait")
+		default:
+			log.Info().Str("upstream", cl.upstreams[b.Index]).Msg("upstream answers")
+		}
+	}
+}
+
+// waiting returns the upstreams that wait for the service behind them.
+func (cl *client) waiting() (list []string) {
+	for _, b := range slices.Concat(cl.backends, cl.ports) {
+		if b.Waiting() {
+			list = append(list, cl.upstreams[b.Index])
+		}
+	}
+	return list
 }
 
 // maxStreams bounds the streams of a client by what it accepts, and by MAX_STREAMS.

@@ -6,6 +6,8 @@
 //	GET /metrics               Prometheus, needs the token
 //	GET /.well-known/ca.crt    the server's own CA, proven by the token (package autotls)
 //	GET /healthz, /readyz      for probes
+//
+// On a port that visitors share all of it is below a path, see package oneport.
 package control
 
 import (
@@ -259,7 +261,7 @@ func (c *Control) Document() status.Document {
 	c.mu.Lock()
 	for _, cl := range c.clients {
 		doc.Clients = append(doc.Clients, status.Client{
-			ClientID: cl.hello.ClientID, RemoteAddr: cl.remote, Since: cl.since, Upstreams: cl.upstreams,
+			ClientID: cl.hello.ClientID, RemoteAddr: cl.remote, Since: cl.since, Upstreams: cl.upstreams, Waiting: cl.waiting(),
 		})
 	}
 	c.mu.Unlock()

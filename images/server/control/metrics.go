@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,6 +71,27 @@ func (m *Metrics) collect(c *Control) {
 	if c.cfg.Ports != nil {
 		connected("tcp", func(cl *client) bool { return len(cl.ports) > 0 })
 	}
+	upstreams := func(state string, waiting bool) {
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "adit_upstreams",
+			Help:        "Upstreams of the clients that are connected: healthy, or waiting for the service behind them.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			n := 0
+			for _, cl := range c.clients {
+				for _, b := range slices.Concat(cl.backends, cl.ports) {
+					if b.Waiting() == waiting {
+						n++
+					}
+				}
+			}
+			return float64(n)
+		}))
+	}
+	upstreams("healthy", false)
+	upstreams("waiting", true)
 	m.reg.MustRegister(&rttCollector{c: c, desc: prometheus.NewDesc("adit_session_rtt_seconds",
 		"Least round trip of the last pings, over all sessions: the smallest, and the largest.", []string{"of"}, nil)})
 }

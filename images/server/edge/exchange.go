@@ -55,6 +55,9 @@ func (x *exchange) run(route *routing.Route) {
 	var room [8]*routing.Backend
 	backends := route.AppendBackends(room[:0])
 	err := errNoBackend
+	if len(backends) == 0 && route.Waits() {
+		err = errWaiting
+	}
 	for i := 0; i < len(backends); {
 		var c *conn
 		if c, err = x.connect(backends[i]); err != nil {

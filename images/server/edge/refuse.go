@@ -26,6 +26,7 @@ var (
 	noConnect    = refusal{http.StatusMethodNotAllowed, "CONNECT is not served here", false}
 	noRoute      = refusal{http.StatusNotFound, "nothing is exposed under this host and path", false}
 	noBackend    = refusal{http.StatusServiceUnavailable, "the client that serves this host is not connected", true}
+	waiting      = refusal{http.StatusServiceUnavailable, "the service behind this host is not ready", true}
 	overloaded   = refusal{http.StatusServiceUnavailable, "too many requests are under way", true}
 	closing      = refusal{http.StatusServiceUnavailable, "the server is shutting down", true}
 	refused      = refusal{http.StatusBadGateway, "the upstream refused the connection", false}
@@ -44,6 +45,7 @@ const statusClientClosed = 499
 
 var (
 	errNoBackend   = errors.New("no backend")
+	errWaiting     = errors.New("the upstream waits for its service")
 	errSilent      = errors.New("the client does not respond")
 	errRequestBody = errors.New("the visitor's request body is malformed")
 )
@@ -66,6 +68,8 @@ func refusalFor(err error) refusal {
 	switch {
 	case errors.Is(err, errNoBackend), errors.Is(err, tunnel.ErrGoingAway):
 		return noBackend
+	case errors.Is(err, errWaiting):
+		return waiting
 	case errors.Is(err, errRequestBody):
 		return badBody
 	case errors.Is(err, tunnel.ErrTooManyStreams):

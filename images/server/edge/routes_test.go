@@ -221,3 +221,38 @@ func TestRequestsThatAreNotServed(t *testing.T) {
 		})
 	}
 }
+
+// Visitors of a service that is not there yet are told to come back, and get it once it is.
+func TestWaiting(t *testing.T) {
+	s := newSite(t)
+	a := s.client("example.com=http://" + named(t, "a"))
+	s.client("http://" + named(t, "default"))
+	a.backends[0].SetWaiting(true)
+	resp, body := s.get("http://example.com/")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "the service behind this host is not ready") {
+		t.Errorf("%s %q %q", resp.Status, body, resp.Header)
+	}
+	s.wantCount(1, "503", "example.com", "GET")
+	if _, body := s.get("http://elsewhere.test/"); body != "default" {
+		t.Errorf("got %q", body)
+	}
+	b := s.client("example.com=http://" + named(t, "b"))
+	v := s.visitor()
+	for i := range 4 {
+		resp, err := v.Get("http://example.com/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body := readAll(t, resp); body != "b" {
+			t.Errorf("visit %d: got %q", i, body)
+		}
+	}
+	b.backends[0].SetWaiting(true) // also if there is a stream left over
+	if resp, _ := s.get("http://example.com/"); resp.StatusCode != 503 {
+		t.Errorf("got %s", resp.Status)
+	}
+	a.backends[0].SetWaiting(false)
+	if _, body := s.get("http://example.com/"); body != "a" {
+		t.Errorf("got %q", body)
+	}
+}

@@ -37,7 +37,17 @@ type Backend struct {
 	ClientID string
 	Index    int // of the upstream in the client's Hello
 	Upstream route.Upstream
+	waiting  atomic.Bool
 }
+
+// SetWaiting says whether the upstream waits for the service behind it: then it gets no
+// streams. It reports whether that is new.
+func (b *Backend) SetWaiting(waiting bool) (changed bool) {
+	return b.waiting.Swap(waiting) != waiting
+}
+
+// Waiting reports whether the upstream waits for the service behind it.
+func (b *Backend) Waiting() bool { return b.waiting.Load() }
 
 // Route is a public host and path prefix, with the backends that serve it now. It
 // stays known for a while after the last one has left, so that the visitor can be
@@ -54,8 +64,19 @@ type Route struct {
 // since only clients can make new ones.
 func (r *Route) Name() string { return r.name }
 
+// Waits reports whether the route has a backend that waits for the service behind it.
+func (r *Route) Waits() bool {
+	for _, b := range *r.backends.Load() {
+		if b.Waiting() && !b.Opener.Leaving() {
+			return true
+		}
+	}
+	return false
+}
+
 // Backends returns who serves the route now, beginning with whose turn it is; those that
-// are silent come last, and those that are leaving not at all. The slice is the caller's.
+// are silent come last, and those that are leaving or waiting not at all. The slice is the
+// caller's.
 func (r *Route) Backends() []*Backend {
 	return r.AppendBackends(nil)
 }
@@ -71,7 +92,7 @@ func (r *Route) AppendBackends(list []*Backend) []*Backend {
 	for i := range all {
 		b := all[(turn+i)%len(all)]
 		switch {
-		case b.Opener.Leaving():
+		case b.Opener.Leaving(), b.Waiting():
 		case b.Opener.Silent():
 			silent++
 		default:
@@ -79,7 +100,7 @@ func (r *Route) AppendBackends(list []*Backend) []*Backend {
 		}
 	}
 	for i := 0; i < len(all) && silent > 0; i++ {
-		if b := all[(turn+i)%len(all)]; b.Opener.Silent() && !b.Opener.Leaving() {
+		if b := all[(turn+i)%len(all)]; b.Opener.Silent() && !b.Opener.Leaving() && !b.Waiting() {
 			list = append(list, b)
 		}
 	}

@@ -306,3 +306,44 @@ func TestMatchAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A backend that waits for its service gets nobody, and its route keeps its requests.
+func TestWaiting(t *testing.T) {
+	var table Table
+	table.add(t, "default", "*")
+	var all []*Backend
+	for _, id := range []string{"a", "b", "c"} {
+		all = append(all, table.add(t, id, "example.com")...)
+	}
+	r := table.Match("example.com", "/")
+	if r.Waits() {
+		t.Error("nobody waits yet")
+	}
+	all[1].Opener.(*fake).silent = true
+	if !all[0].SetWaiting(true) || all[0].SetWaiting(true) || !all[0].Waiting() || !r.Waits() {
+		t.Error("waiting is not kept")
+	}
+	for range 3 {
+		if got := ids(r.Backends()); got != "cb" {
+			t.Errorf("backends are %s", got)
+		}
+	}
+	all[1].SetWaiting(true)
+	all[2].SetWaiting(true)
+	if got := ids(r.Backends()); got != "" || table.name("example.com/") != "example.com" {
+		t.Errorf("backends are %q, of %s", got, table.name("example.com/"))
+	}
+	for _, b := range all {
+		b.Opener.(*fake).leaving = true
+	}
+	if r.Waits() {
+		t.Error("who leaves is not waited for")
+	}
+	for _, b := range all {
+		b.Opener.(*fake).leaving = false
+		b.SetWaiting(false)
+	}
+	if got := r.Backends(); len(got) != 3 || r.Waits() {
+		t.Errorf("backends are %s", ids(got))
+	}
+}

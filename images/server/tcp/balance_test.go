@@ -199,3 +199,27 @@ func TestOneRefuses(t *testing.T) {
 		t.Error("the one that refuses was never asked")
 	}
 }
+
+// TestWaiting gives no visitors to a client whose upstream waits for its service, and
+// refuses them at once when there is no other; the port stays open.
+func TestWaiting(t *testing.T) {
+	s := start(t)
+	port := freePort(t)
+	a := s.connect(t, says("a"), port)
+	b := s.connect(t, says("b"), port)
+	a.lease.backends[0].SetWaiting(true)
+	for range 4 {
+		if got := hears(t, visit(t, port)); got != "b" {
+			t.Fatalf("got %s", got)
+		}
+	}
+	b.lease.backends[0].SetWaiting(true)
+	wantRefused(t, port)
+	if got := s.metric(t, "adit_tcp_refused_connections_total", "waiting"); got != 1 {
+		t.Errorf("refused: %v", got)
+	}
+	a.lease.backends[0].SetWaiting(false)
+	if got := hears(t, visit(t, port)); got != "a" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -91,7 +91,11 @@ func (p *Plane) serve(pt *port, conn net.Conn) {
 		}
 	}
 	reason := "no_client"
-	for _, b := range pt.order() {
+	backends, waits := pt.order()
+	if waits {
+		reason = "waiting"
+	}
+	for _, b := range backends {
 		b.open.Add(1)
 		st, err := p.open(b, visitor)
 		if err == nil {

@@ -191,8 +191,8 @@ func (p *Plane) release(pt *port) {
 
 // order returns the port's backends, the one with the least connections first and, of
 // those that have as many, the one whose turn it is. Those that do not answer come last,
-// and those that leave not at all.
-func (pt *port) order() []*backend {
+// and those that leave or wait for their service not at all; waits reports whether one does.
+func (pt *port) order() (out []*backend, waits bool) {
 	pt.mu.Lock()
 	all, turn := pt.backends, pt.turn
 	pt.turn++
@@ -206,6 +206,8 @@ func (pt *port) order() []*backend {
 		b := all[(turn+uint(i))%uint(len(all))]
 		switch {
 		case b.Opener.Leaving():
+		case b.Waiting():
+			waits = true
 		case b.Opener.Silent():
 			list = append(list, ranked{b, math.MaxInt64})
 		default:
@@ -213,11 +215,11 @@ func (pt *port) order() []*backend {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b ranked) int { return cmp.Compare(a.rank, b.rank) })
-	out := make([]*backend, len(list))
+	out = make([]*backend, len(list))
 	for i, r := range list {
 		out[i] = r.backend
 	}
-	return out
+	return out, waits
 }
 
 // Run waits until ctx ends, then closes the ports and waits for the connections, up to
