@@ -1,14 +1,12 @@
 package files
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"io/fs"
 	"net/http"
@@ -37,8 +35,6 @@ var (
 	//go:embed listing.css
 	listingCSS string
 
-	listingPage = template.Must(template.New("listing").Parse(listingHTML))
-
 	// listingPolicy lets the page do nothing but apply its own style sheet and show its own icon.
 	listingPolicy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; img-src data:; base-uri 'none'; "+
 		"form-action 'none'; frame-ancestors 'none'", hash(listingCSS))
@@ -57,10 +53,9 @@ type entry struct {
 	modified time.Time
 }
 
-// What the template shows.
+// What the page shows.
 type (
 	listing struct {
-		Style   template.CSS
 		Title   string
 		Crumbs  []crumb
 		Parent  bool
@@ -92,7 +87,6 @@ func (h *handler) serveListing(w http.ResponseWriter, r *http.Request, p path, d
 	order.sort(entries)
 
 	page := listing{
-		Style:   template.CSS(listingCSS),
 		Title:   "/" + strings.Join(p.segments, "/"),
 		Crumbs:  crumbs(p),
 		Parent:  len(p.segments) > 0,
@@ -108,18 +102,14 @@ func (h *handler) serveListing(w http.ResponseWriter, r *http.Request, p path, d
 		page.Rows = append(page.Rows, e.row())
 	}
 
-	var body bytes.Buffer
-	if err := listingPage.Execute(&body, page); err != nil {
-		h.fail(w, r, err)
-		return
-	}
+	body := page.html()
 	head := w.Header()
 	head.Set("Content-Type", "text/html; charset=utf-8")
-	head.Set("Content-Length", strconv.Itoa(body.Len()))
+	head.Set("Content-Length", strconv.Itoa(len(body)))
 	head.Set("Content-Security-Policy", listingPolicy)
 	head.Set("Referrer-Policy", "no-referrer")
 	head.Set("Cache-Control", "no-cache")
-	w.Write(body.Bytes()) // an error means that the visitor is gone
+	w.Write(body) // an error means that the visitor is gone
 }
 
 // read returns what the folder shows, and whether there is more than may be read. Hidden names are left out, and so is
