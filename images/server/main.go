@@ -3,8 +3,8 @@
 //
 // The parts, in the order in which main.go builds them: the routing table; the control
 // plane (control/), where sessions of clients come from; the data plane (edge/), which
-// opens streams on them; and metrics. oneport/ has both planes share a listener. tls.go makes their certificates, instance.go is
-// what the status and healthcheck commands ask.
+// opens streams on them; and metrics. oneport/ has both planes share a listener. tls.go
+// makes their certificates, instance.go is what the status and healthcheck commands ask.
 package main
 
 import (

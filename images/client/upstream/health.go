@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -164,7 +165,7 @@ func (h *Health) watch(ctx context.Context, s *service) {
 		if !h.note(s, err) { // it is asked again soon, and no visitor need tell
 			pause, doubt = min(pause, soon), nil
 		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(pause - rand.N(pause/10)) // not all at the same time
 		select {
 		case <-timer.C:
 		case <-doubt:

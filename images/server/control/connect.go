@@ -21,6 +21,9 @@ import (
 const (
 	// maxUpstreams bounds the upstreams of one client.
 	maxUpstreams = 1000
+	// maxTold bounds the lines of the log in a minute that a client can cause with its
+	// upstreams' states.
+	maxTold = 100
 	// maxReason bounds the text of a refusal, which may repeat what the client sent.
 	maxReason = 800
 )
@@ -34,6 +37,9 @@ type client struct {
 	lease     *tcp.Lease         // on the ports
 	remote    string
 	since     time.Time
+
+	toldSince time.Time // the minute in which told lines about states were logged
+	told      int
 
 	session  *tunnel.Session
 	leaving  chan struct{} // closed when the client has said that it leaves
@@ -247,16 +253,24 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 }
 
 // wait takes what the client says of the services behind its upstreams. The data plane
-// heeds it from the next visitor on.
+// heeds it from the next visitor on. It is called by one goroutine at a time.
 func (cl *client) wait(w tunnel.Waiting, log zerolog.Logger) {
 	for _, b := range slices.Concat(cl.backends, cl.ports) {
-		switch waiting := w.Has(b.Index); {
-		case !b.SetWaiting(waiting):
-		case waiting:
-			log.Warn().Str("upstream", cl.upstreams[b.Index]).Msg("upstream does not answer any more, its visitors wait")
-		default:
-			log.Info().Str("upstream", cl.upstreams[b.Index]).Msg("upstream answers")
+		waiting := w.Has(b.Index)
+		if !b.SetWaiting(waiting) {
+			continue
 		}
+		level, message := zerolog.InfoLevel, "upstream answers"
+		if waiting {
+			level, message = zerolog.WarnLevel, "upstream does not answer any more, its visitors wait"
+		}
+		if now := time.Now(); now.Sub(cl.toldSince) > time.Minute {
+			cl.toldSince, cl.told = now, 0
+		}
+		if cl.told++; cl.told > maxTold {
+			level = zerolog.DebugLevel
+		}
+		log.WithLevel(level).Str("upstream", cl.upstreams[b.Index]).Msg(message)
 	}
 }
 

@@ -48,3 +48,20 @@ func TestHealth(t *testing.T) {
 	s.connect(t, epoch(hello("a", "http://app:8080", "a.test=http://app:8081"), 2), echo)
 	want("2", "0")
 }
+
+// TestHealthFlood has a client change its mind all the time: the log does not follow.
+func TestHealthFlood(t *testing.T) {
+	s := start(t)
+	p := s.connect(t, hello("a", "http://app:8080"), echo)
+	for range maxTold {
+		p.Health(tunnel.Waiting{1})
+		p.Health(nil)
+	}
+	p.Health(tunnel.Waiting{1})
+	eventually(t, func() bool { return len(s.Document().Clients[0].Waiting) == 1 })
+	p.Health(tunnel.Waiting{}) // the order is kept, so this is the last
+	eventually(t, func() bool { return len(s.Document().Clients[0].Waiting) == 0 })
+	if got := strings.Count(s.log.String(), `"upstream"`) - strings.Count(s.log.String(), `"level":"debug"`); got != maxTold {
+		t.Errorf("%d lines, want %d", got, maxTold)
+	}
+}
