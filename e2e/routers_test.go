@@ -25,7 +25,7 @@ import (
 // idleCut is after which silence the routers of these tests cut a connection, where those of platforms do after 55 s
 // or more; between is the time between pings, which is 15 s there.
 const (
-	idleCut = 4 * time.Second
+	idleCut = 5 * time.Second
 	between = 3 * idleCut / 8
 	// silence is how long one kind of websocket may be silent, which shows how time goes by.
 	silence = 7 * idleCut / 4

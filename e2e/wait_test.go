@@ -59,7 +59,7 @@ func TestWaitUpstream(t *testing.T) {
 	_, addr := privatePort(t)
 	there := says(t, "there")
 	s := startServer(t)
-	client := connect(t, s, fmt.Sprintf("app.test=http://%s,there.test=http://%s", addr, there), "WAIT_UPSTREAM=tcp", "WAIT_INTERVAL=500ms")
+	client := connect(t, s, fmt.Sprintf("app.test=http://%s,there.test=http://%s", addr, there), "WAIT_UPSTREAM=tcp", "WAIT_INTERVAL=2s")
 	metrics := "http://" + client.addr("metrics")
 	client.await("waiting for upstream", "upstream", "app.test=http://"+addr)
 	mark := client.mark()
@@ -127,7 +127,7 @@ func TestWaitForAnswer(t *testing.T) {
 	_, gone := privatePort(t)
 	s := startServer(t)
 	upstreams := fmt.Sprintf("http://%s,tea.test=http://%[1]s?wait=/up=200-418,port.test=http://%[1]s?wait=tcp,off.test=http://%s?wait=off", app, gone)
-	client := connect(t, s, upstreams, "WAIT_UPSTREAM=/up", "WAIT_INTERVAL=500ms")
+	client := connect(t, s, upstreams, "WAIT_UPSTREAM=/up", "WAIT_INTERVAL=2s")
 	visits := seen{}
 	visits.until(t, s.url("/"), "port.test", 200, "hello")
 	visits.until(t, s.url("/"), "tea.test", 200, "hello")
@@ -147,7 +147,7 @@ func TestWaitElsewhere(t *testing.T) {
 	t.Parallel()
 	_, addr := privatePort(t)
 	s := startServer(t)
-	first := connect(t, s, "http://"+addr, "WAIT_UPSTREAM=tcp", "WAIT_INTERVAL=500ms")
+	first := connect(t, s, "http://"+addr, "WAIT_UPSTREAM=tcp", "WAIT_INTERVAL=2s")
 	first.await("waiting for upstream")
 	connect(t, s, "http://"+says(t, "hello"), "WAIT_UPSTREAM=tcp")
 	visits := seen{}
@@ -163,7 +163,7 @@ func TestWaitTCP(t *testing.T) {
 	_, addr := privatePort(t)
 	public := freePort(t)
 	s := startServer(t, "MODE=tcp,http")
-	client := connect(t, s, fmt.Sprintf("%d=%s", public, addr), "WAIT_UPSTREAM=/ignored/by/ports", "WAIT_INTERVAL=500ms")
+	client := connect(t, s, fmt.Sprintf("%d=%s", public, addr), "WAIT_UPSTREAM=/ignored/by/ports", "WAIT_INTERVAL=2s")
 	client.await("waiting for upstream", "wait", "tcp")
 	say := func() (string, error) {
 		conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", public))
