@@ -78,6 +78,9 @@ func below(prefix string, r *http.Request) (string, bool) {
 	if r.Method == http.MethodConnect {
 		return "", false
 	}
+	if ours(r) {
+		return r.URL.Path, true
+	}
 	p := r.URL.Path
 	if strings.Contains(p, "//") || strings.Contains(p, "/.") {
 		p = path.Clean("/" + p) // as the data plane reads it
@@ -85,15 +88,20 @@ func below(prefix string, r *http.Request) (string, bool) {
 	if rest, ok := strings.CutPrefix(p, prefix); ok && (rest == "" || rest[0] == '/') {
 		return "/" + strings.TrimPrefix(rest, "/"), true
 	}
+	return "", false
+}
+
+// ours recognises what adit's own programs ask for, who know nothing of the prefix.
+func ours(r *http.Request) bool {
 	switch r.URL.Path {
 	case "/connect":
-		return r.URL.Path, websocket.IsWebSocketUpgrade(r) && slices.Contains(websocket.Subprotocols(r), tunnel.Subprotocol)
+		return websocket.IsWebSocketUpgrade(r) && slices.Contains(websocket.Subprotocols(r), tunnel.Subprotocol)
 	case "/status":
-		return r.URL.Path, len(r.Header[status.Header]) > 0
+		return len(r.Header[status.Header]) > 0
 	case autotls.Path:
-		return r.URL.Path, autotls.Asks(r)
+		return autotls.Asks(r)
 	}
-	return "", false
+	return false
 }
 
 // moved returns the request as the control plane on a port of its own would get it.

@@ -124,6 +124,24 @@ func TestConnectMethod(t *testing.T) {
 	}
 }
 
+// Even a prefix that is the path of something else takes nothing away from clients.
+func TestAwkwardPrefix(t *testing.T) {
+	for _, prefix := range []string{"/connect", "/status", "/.well-known"} {
+		h := Handler(Config{Path: prefix, Control: who("control"), Data: who("data"), Address: func(*http.Request) string { return "" }})
+		for path, header := range map[string][2]string{"/connect": {"Sec-Websocket-Protocol", "adit.v1"}, "/status": {"Adit-Status", "1"}, "/.well-known/ca.crt": {"Adit-Ca-Proof", "x"}} {
+			r := httptest.NewRequest(http.MethodGet, path, nil)
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", "websocket")
+			r.Header.Set(header[0], header[1])
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if got := strings.TrimSpace(w.Body.String()); got != "control "+path {
+				t.Errorf("with %s, %s is answered by %q", prefix, path, got)
+			}
+		}
+	}
+}
+
 // Old clients and adit's constants must agree on what a client is told by.
 func TestSubprotocol(t *testing.T) {
 	if tunnel.Subprotocol != "adit.v1" {
