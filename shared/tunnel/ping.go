@@ -6,28 +6,21 @@ import (
 	"time"
 )
 
-// ping keeps the connection awake, measures it, and ends it when the peer is silent.
+// ping keeps the connection awake, measures it, and ends it when the peer is silent. It is
+// the callback of the session's timer: a goroutine that waits would cost each idle session
+// more memory than all else here.
 func (s *Session) ping() {
-	interval := s.cfg.PingInterval
-	timer := time.NewTimer(0) // at once: the round trip is wanted early
-	defer timer.Stop()
-	for {
-		select {
-		case <-s.done:
-			return
-		case <-s.w.flooded: // the writer gave up, but is stuck
-			s.end(s.w.reason())
-			return
-		case <-timer.C:
-		}
-		silent := s.clock() - time.Duration(s.heard.Load())
-		if silent >= 2*interval {
-			s.end(&SessionError{Code: CodeDead, Reason: "the peer was silent for " + silent.Round(time.Millisecond).String()})
-			return
-		}
-		s.sendPing()
-		timer.Reset(min(interval, 2*interval-silent))
+	if s.Err() != nil {
+		return
 	}
+	interval := s.cfg.PingInterval
+	silent := s.clock() - time.Duration(s.heard.Load())
+	if silent >= 2*interval {
+		s.end(&SessionError{Code: CodeDead, Reason: "the peer was silent for " + silent.Round(time.Millisecond).String()})
+		return
+	}
+	s.sendPing()
+	s.pinger.Reset(min(interval, 2*interval-silent)) // after the end it fires once more, for nothing
 }
 
 // clock is the time since the session began. Unlike the time of day it never jumps.

@@ -10,8 +10,8 @@ import (
 // It returns the error that ends the session.
 func (s *Session) read() error {
 	var (
-		head    [headerSize]byte
-		payload [maxControl]byte
+		head  [headerSize]byte
+		small [64]byte // of control frames, but for those with an address or a reason
 	)
 	for {
 		if err := s.readFull(head[:]); err != nil {
@@ -33,7 +33,10 @@ func (s *Session) read() error {
 			}
 			continue
 		}
-		p := payload[:h.length]
+		p := small[:min(h.length, len(small))]
+		if h.length > len(small) {
+			p = make([]byte, h.length)
+		}
 		if err := s.readFull(p); err != nil {
 			return err
 		}

@@ -56,6 +56,7 @@ type Session struct {
 	heard   atomic.Int64 // when the peer last sent something, by clock
 	missed  atomic.Int64 // when the peer last let a deadline pass, by clock
 	rtt     rttMeter
+	pinger  *time.Timer
 
 	mu        sync.Mutex
 	streams   map[uint32]*Stream
@@ -69,7 +70,7 @@ type Session struct {
 	err       error
 
 	handlers sync.WaitGroup // Config.Handle calls
-	loops    sync.WaitGroup // reader, writer, pinger
+	loops    sync.WaitGroup // reader and writer
 	done     chan struct{}  // closed when the session has ended
 }
 
@@ -104,9 +105,12 @@ func New(c Carrier, cfg Config) *Session {
 	if cfg.Client {
 		s.nextID = 1
 	}
+	s.w.flooded = func() { s.end(s.w.reason()) }
+	s.mu.Lock()                          // the timer needs itself
+	s.pinger = time.AfterFunc(0, s.ping) // at once: the round trip is wanted early
+	s.mu.Unlock()
 	s.loops.Go(func() { s.end(s.read()) })
 	s.loops.Go(s.write)
-	s.loops.Go(s.ping)
 	return s
 }
 
@@ -359,6 +363,7 @@ func (s *Session) end(err error) {
 		st.mu.Unlock()
 		st.abort(err, closed)
 	}
+	s.pinger.Stop()
 	close(s.done)
 	if closed {
 		return

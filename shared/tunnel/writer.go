@@ -52,12 +52,12 @@ type writer struct {
 	wake  chan struct{}
 	quit  chan struct{} // closed with err
 
-	flooded chan struct{} // closed when a peer who does not read has asked for too much
+	flooded func() // called once, in a goroutine, when a peer who does not read has asked for too much
 }
 
 func newWriter(c Carrier, timeout time.Duration) *writer {
 	return &writer{carrier: c, trier: tries(c), timeout: timeout, batch: 1, wake: make(chan struct{}, 1),
-		quit: make(chan struct{}), flooded: make(chan struct{})}
+		quit: make(chan struct{})}
 }
 
 // control appends a control frame, built by add. It never blocks.
@@ -69,10 +69,9 @@ func (w *writer) control(add func(b []byte) []byte) {
 	}
 	small := w.smallLocked()
 	if len(small.b) > controlLimit {
-		// The flusher is stuck in a write, and we may hold any lock: whoever waits for
-		// flooded ends the session.
+		// The flusher is stuck in a write, and we may hold any lock.
 		w.stopLocked(&SessionError{Code: CodeOverload, Reason: "the peer does not read what it asked for"}, true)
-		close(w.flooded)
+		go w.flooded()
 		return
 	}
 	small.b = add(small.b)
