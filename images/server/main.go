@@ -42,6 +42,7 @@ func main() {
 		},
 		Status: fetchStatus,
 		Probe:  probe,
+		Needs:  needs,
 	}.Run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

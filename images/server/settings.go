@@ -198,14 +198,14 @@ func (s *settings) Validate() error {
 	return errors.Join(append(errs, s.samePorts()...)...)
 }
 
-// samePorts finds ports that would be bound twice, which otherwise looks as if another
-// program had them.
-func (s *settings) samePorts() (errs []error) {
-	type listener struct {
-		name, addr string
-		port       int
-	}
-	var list []listener
+// listener is a port that is bound.
+type listener struct {
+	name, addr string
+	port       int
+}
+
+// listeners returns the ports that are bound from the start.
+func (s *settings) listeners() (list []listener) {
 	if s.Mode.HTTP {
 		list = append(list, listener{"PORT", s.DataAddr, int(s.port())})
 		if s.https() {
@@ -218,6 +218,13 @@ func (s *settings) samePorts() (errs []error) {
 	if !s.MetricsPort.Off() {
 		list = append(list, listener{"METRICS_PORT", s.MetricsAddr, int(s.MetricsPort)})
 	}
+	return list
+}
+
+// samePorts finds ports that would be bound twice, which otherwise looks as if another
+// program had them.
+func (s *settings) samePorts() (errs []error) {
+	list := s.listeners()
 	for i, l := range list {
 		for _, other := range list[:i] {
 			if l.port == 0 || l.port != other.port || !everywhere(l.addr) && !everywhere(other.addr) && l.addr != other.addr {

@@ -8,18 +8,22 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"slices"
 
 	"github.com/rs/zerolog"
 
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/service"
 	"github.com/adit-tunnel/adit/shared/status"
+	"github.com/adit-tunnel/adit/shared/systemd"
 	"github.com/adit-tunnel/adit/shared/telemetry"
 	"github.com/adit-tunnel/adit/shared/version"
 )
@@ -30,8 +34,8 @@ const (
 	exitUsage   = 2 // and bad configuration
 )
 
-// Program is one image. All fields are required but Status, without which there
-// is no such command.
+// Program is one image. All fields are required but Status and Needs, without which there
+// are no commands status and systemd.
 type Program struct {
 	Name    string // "server"
 	Summary string // one line
@@ -50,6 +54,9 @@ type Program struct {
 	// container, and the client to use, nil for a plain one. Settings may have
 	// faults here too.
 	Probe func(settings any) (url string, client *http.Client, err error)
+	// Needs returns what the program needs of the system with these settings, which
+	// have no faults. An error is about what it cannot have under systemd.
+	Needs func(settings any) (systemd.Needs, error)
 }
 
 // command is one subcommand.
@@ -64,6 +71,9 @@ func (p Program) commands() []command {
 		{"env", "", "show every variable with its current value, secrets redacted", p.env},
 		{"version", "", "show the version", p.version},
 		{"help", "", "show this", p.help},
+	}
+	if p.Needs != nil {
+		list = slices.Insert(list, 2, command{"systemd", "[--secrets]", "print a hardened systemd unit for the current settings (the file with its secrets)", p.systemd})
 	}
 	if p.Status != nil {
 		list = append([]command{{"status", "[--json]", "show the running tunnel and its clients", p.status}}, list...)
@@ -130,6 +140,46 @@ func (p Program) version(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	fmt.Fprintf(stdout, "adit %s %s\n", p.Name, version.String())
+	return exitOK
+}
+
+// systemd prints nothing at all if anything is wrong with the settings: its output goes
+// into a file.
+func (p Program) systemd(args []string, stdout, stderr io.Writer) int {
+	var secrets bool
+	if code, stop := p.parse("systemd", args, stdout, stderr, boolFlag{"secrets", &secrets}); stop {
+		return code
+	}
+	settings := p.Settings()
+	if err := config.Load(settings); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	needs, err := p.Needs(settings)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	service := systemd.Service{Name: p.Name, Summary: p.Summary, Program: p.Name, Needs: needs}
+	if path, err := os.Executable(); err == nil {
+		service.Program = path
+	}
+	for _, a := range config.Environment(settings, needs.Pass...) {
+		service.Env = append(service.Env, systemd.Setting(a))
+	}
+	write := service.Write
+	if secrets {
+		write = service.WriteSecrets
+	}
+	var out bytes.Buffer
+	if err := write(&out); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	if _, err := out.WriteTo(stdout); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailure
+	}
 	return exitOK
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/status"
+	"github.com/adit-tunnel/adit/shared/systemd"
 )
 
 type settings struct {
@@ -46,6 +47,7 @@ func program() Program {
 			return document, nil
 		},
 		Probe: func(any) (string, *http.Client, error) { return "http://127.0.0.1:0", nil, nil },
+		Needs: func(s any) (systemd.Needs, error) { return systemd.Needs{Ports: []int{int(s.(*settings).Port)}}, nil },
 	}
 }
 
@@ -90,6 +92,16 @@ func TestRun(t *testing.T) {
 		{name: "no status", args: []string{"status"}, env: good, code: 2, stderr: `server: unknown command "status"`, change: func(p *Program) { p.Status = nil }},
 		{name: "env", args: []string{"env"}, env: good, stdout: "TOKEN*         [redacted]"},
 		{name: "env with faults", args: []string{"env"}, env: map[string]string{"PORT": "x"}, code: 2, stdout: "PORT           x ", stderr: "TOKEN: is required"},
+		{name: "systemd", args: []string{"systemd"}, env: map[string]string{"TOKEN": token, "PORT": "81"}, stdout: "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n"},
+		{name: "systemd with faults", args: []string{"systemd"}, env: map[string]string{"PORT": "x"}, code: 2, stderr: "TOKEN: is required"},
+		{name: "systemd with what it cannot have", args: []string{"systemd"}, env: good, code: 2, stderr: "PORT: is low", change: func(p *Program) {
+			p.Needs = func(any) (systemd.Needs, error) { return systemd.Needs{}, config.Fault("PORT", "is low") }
+		}},
+		{name: "systemd with a setting for no unit", args: []string{"systemd"}, env: map[string]string{"TOKEN": token, "PORT": "81 "}, code: 2, stderr: "PORT: is no UTF-8", change: func(p *Program) {
+			p.Needs = func(any) (systemd.Needs, error) { return systemd.Needs{Set: map[string]string{"PORT": "\xff"}}, nil }
+		}},
+		{name: "systemd with an unknown flag", args: []string{"systemd", "--user"}, env: good, code: 2, stderr: "not defined: -user"},
+		{name: "no systemd", args: []string{"systemd"}, env: good, code: 2, stderr: `server: unknown command "systemd"`, change: func(p *Program) { p.Needs = nil }},
 		{name: "version", args: []string{"version"}, env: none, stdout: "adit server dev (unknown)\n"},
 		{name: "version with an argument", args: []string{"version", "1"}, env: none, code: 2, stderr: `unexpected argument "1"`},
 		{name: "help", args: []string{"help"}, env: none, stdout: "Usage:\n  server "},
@@ -184,6 +196,7 @@ Usage:
   server status [--json]        show the running tunnel and its clients
   server healthcheck [--ready]  exit 0 if the running server is healthy (ready), else 1 with the reason
   server env                    show every variable with its current value, secrets redacted
+  server systemd [--secrets]    print a hardened systemd unit for the current settings (the file with its secrets)
   server version                show the version
   server help                   show this
 

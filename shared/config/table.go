@@ -69,6 +69,34 @@ func (v variable) current() string {
 	return passwordRegexp.ReplaceAllString(value, "${1}"+redacted+"@")
 }
 
+// Assignment is a variable that the environment gives a value.
+type Assignment struct {
+	Name, Value string
+	Secret      bool // not to be shown: a secret, or a URL with a password
+	File        bool // NAME_FILE: the value is the path of the file
+}
+
+// Environment returns what the environment gives to the variables of spec, in their order,
+// and to those of more, which are not of spec, if they are set.
+func Environment(spec any, more ...string) []Assignment {
+	var list []Assignment
+	add := func(name string, secret, file bool) {
+		if value := os.Getenv(name); strings.TrimSpace(value) != "" {
+			list = append(list, Assignment{name, value, secret || passwordRegexp.MatchString(value), file})
+		}
+	}
+	for _, v := range variables(spec) {
+		add(v.name, v.secret, false)
+		if v.file {
+			add(v.name+fileSuffix, false, true)
+		}
+	}
+	for _, name := range more {
+		add(name, false, false)
+	}
+	return list
+}
+
 // passwordRegexp finds the password of a URL.
 var passwordRegexp = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 

@@ -96,3 +96,23 @@ func TestNames(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+func TestEnvironment(t *testing.T) {
+	var s settings
+	environ(t, &s, map[string]string{"TOKEN": "0123456789abcdef", "DELAY_FILE": "/run/delay", "PORT": "80", "URL": "http://me:you@example.com", "MODE": " "})
+	t.Setenv("MORE", "http://example.com")
+	t.Setenv("PROXY", "http://me:you@proxy")
+	t.Setenv("NONE", "")
+	got := Environment(&s, "MORE", "PROXY", "NONE")
+	want := []Assignment{
+		{Name: "TOKEN", Value: "0123456789abcdef", Secret: true},
+		{Name: "PORT", Value: "80"},
+		{Name: "URL", Value: "http://me:you@example.com", Secret: true},
+		{Name: "DELAY_FILE", Value: "/run/delay", File: true},
+		{Name: "MORE", Value: "http://example.com"},
+		{Name: "PROXY", Value: "http://me:you@proxy", Secret: true},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
