@@ -92,6 +92,20 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// Another program reads the archives as this one does.
+func TestSkopeo(t *testing.T) {
+	if _, err := exec.LookPath("skopeo"); err != nil {
+		t.Skip("skopeo is absent (Debian: skopeo)")
+	}
+	dir := archives(t)
+	for _, name := range []string{"adit-fileserver", "adit-fileserver-" + dashed(platform)} {
+		cmd := exec.CommandContext(t.Context(), "skopeo", "--insecure-policy", "copy", "--all", "oci-archive:"+filepath.Join(dir, name+".tar"), "dir:"+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
 // The check finds what could be wrong with an image.
 func TestCheckFinds(t *testing.T) {
 	from := binaries(t)
