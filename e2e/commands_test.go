@@ -161,7 +161,7 @@ func TestVersionAndUsage(t *testing.T) {
 					t.Errorf("%s: got %+v", args, r)
 				}
 			}
-			for _, args := range []string{"serve", "--port=80", "status --yaml", "healthcheck now"} {
+			for _, args := range []string{"run", "serve now", "--port=80", "status --yaml", "healthcheck now"} {
 				if r := command(t, name, args); r.code != 2 || r.stdout != "" || !strings.Contains(r.stderr, "\nUsage:\n") {
 					t.Errorf("%s: got %+v", args, r)
 				}

@@ -1,8 +1,8 @@
-// Package cli is the command line of an image: without an argument the program
-// runs, with one it tells about itself or about the instance that runs in the
-// same container. An image has neither a shell nor curl, so its binary is also
-// its own health probe. There are no flags that configure: all configuration is
-// by environment.
+// Package cli is the command line of an image: without an argument, or with serve,
+// the program runs, with another it tells about itself or about the instance that
+// runs in the same container. An image has neither a shell nor curl, so its binary
+// is also its own health probe. There are no flags that configure: all
+// configuration is by environment.
 //
 // Exit codes are 0, 1 for a failure and 2 for bad configuration or usage.
 package cli
@@ -67,16 +67,17 @@ type command struct {
 
 func (p Program) commands() []command {
 	list := []command{
+		{"serve", "", "the same, for platforms that insist on a command", p.serveCommand},
 		{"healthcheck", "[--ready]", "exit 0 if the running " + p.Name + " is healthy (ready), else 1 with the reason", p.healthcheck},
 		{"env", "", "show every variable with its current value, secrets redacted", p.env},
 		{"version", "", "show the version", p.version},
 		{"help", "", "show this", p.help},
 	}
 	if p.Needs != nil {
-		list = slices.Insert(list, 2, command{"systemd", "[--secrets]", "print a hardened systemd unit for the current settings (the file with its secrets)", p.systemd})
+		list = slices.Insert(list, 3, command{"systemd", "[--secrets]", "print a hardened systemd unit for the current settings (the file with its secrets)", p.systemd})
 	}
 	if p.Status != nil {
-		list = append([]command{{"status", "[--json]", "show the running tunnel and its clients", p.status}}, list...)
+		list = slices.Insert(list, 1, command{"status", "[--json]", "show the running tunnel and its clients", p.status})
 	}
 	return list
 }
@@ -97,6 +98,13 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return p.misuse(stderr, fmt.Errorf("unknown command %q", args[0]))
+}
+
+func (p Program) serveCommand(args []string, stdout, stderr io.Writer) int {
+	if code, stop := p.parse("serve", args, stdout, stderr); stop {
+		return code
+	}
+	return p.serve(stderr)
 }
 
 func (p Program) serve(stderr io.Writer) int {

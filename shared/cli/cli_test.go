@@ -71,6 +71,8 @@ func TestRun(t *testing.T) {
 		stdout, stderr string // a part of it, or "" for nothing
 	}{
 		{name: "serve", env: map[string]string{"TOKEN": token, "PORT": "81"}, stderr: `"port":81`},
+		{name: "serve as a command", args: []string{"serve"}, env: map[string]string{"TOKEN": token, "PORT": "82"}, stderr: `"port":82`},
+		{name: "serve with an argument", args: []string{"serve", "now"}, env: good, code: 2, stderr: `server: serve: unexpected argument "now"`},
 		{name: "serve without settings", env: none, code: 2, stderr: `"variable":"TOKEN"`},
 		{name: "serve fails", env: good, code: 1, stderr: `"error":"boom"`, change: func(p *Program) {
 			p.Serve = func(context.Context, any, zerolog.Logger) error { return errors.New("boom") }
@@ -108,7 +110,7 @@ func TestRun(t *testing.T) {
 		{name: "-h", args: []string{"-h"}, env: none, stdout: "Usage:"},
 		{name: "--help", args: []string{"--help"}, env: none, stdout: "Usage:"},
 		{name: "help of a command", args: []string{"status", "-h"}, env: none, stdout: "Usage:"},
-		{name: "unknown command", args: []string{"serve"}, env: good, code: 2, stderr: "server: unknown command \"serve\"\n\nadit server"},
+		{name: "unknown command", args: []string{"run"}, env: good, code: 2, stderr: "server: unknown command \"run\"\n\nadit server"},
 		{name: "unknown flag", args: []string{"--port=80"}, env: good, code: 2, stderr: `unknown command "--port=80"`},
 		{name: "empty argument", args: []string{""}, env: good, code: 2, stderr: `unknown command ""`},
 	} {
@@ -193,6 +195,7 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 
 Usage:
   server                        run until SIGTERM or Ctrl-C
+  server serve                  the same, for platforms that insist on a command
   server status [--json]        show the running tunnel and its clients
   server healthcheck [--ready]  exit 0 if the running server is healthy (ready), else 1 with the reason
   server env                    show every variable with its current value, secrets redacted
