@@ -50,11 +50,23 @@ func (b *bed) whileIdle(ctx context.Context) (err error) {
 			f := &footprint{peer: p, each: []metric{websocketServer}, open: openWebsocket(p)}
 			if p.client != nil {
 				f.each = append(f.each, websocketClient)
+			}
+			if isAdit(name) {
 				f.idle = []metric{idleServer, idleClient}
 			}
 			prints = append(prints, f)
+			if p.echo != "" {
+				if p, err = b.startPeer(ctx, name); err != nil {
+					return err
+				}
+				f := &footprint{peer: p, each: []metric{bareServer}, open: openBare(p)}
+				if p.client != nil {
+					f.each = append(f.each, bareClient)
+				}
+				prints = append(prints, f)
+			}
 		}
-		if (name == aditWS || name == aditTLS) && b.opts.wants("clients") {
+		if isAdit(name) && b.opts.wants("clients") {
 			p := &peer{name: name}
 			if err := b.startServer(ctx, p); err != nil {
 				return err
@@ -194,6 +206,27 @@ func openWebsocket(p *peer) func(context.Context, int) (io.Closer, error) {
 			conn.Close()
 			return nil, err
 		}
+		return conn, nil
+	}
+}
+
+// openBare returns what opens a visitor's bare connection and sees that it works.
+func openBare(p *peer) func(context.Context, int) (io.Closer, error) {
+	return func(ctx context.Context, _ int) (io.Closer, error) {
+		conn, err := (&net.Dialer{Timeout: startTimeout}).DialContext(ctx, "tcp", p.echo)
+		if err != nil {
+			return nil, err
+		}
+		_ = conn.SetDeadline(time.Now().Add(startTimeout))
+		b := []byte{'x'}
+		if _, err = conn.Write(b); err == nil {
+			_, err = io.ReadFull(conn, b)
+		}
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		_ = conn.SetDeadline(time.Time{})
 		return conn, nil
 	}
 }

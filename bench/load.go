@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,7 +28,7 @@ const (
 	shortLive = 32 // connections at once of the part connect
 )
 
-// underLoad runs the parts http, transfer and connect. In each round every part takes
+// underLoad runs the parts http, transfer, connect and stream. In each round every part takes
 // the peers in turn, beginning with another one each time.
 func (b *bed) underLoad(ctx context.Context) error {
 	var run []func(context.Context, *peer) error
@@ -34,7 +36,7 @@ func (b *bed) underLoad(ctx context.Context) error {
 	for _, part := range []struct {
 		name    string
 		measure func(context.Context, *peer) error
-	}{{"http", b.http}, {"transfer", b.transfer}, {"connect", b.connect}} {
+	}{{"http", b.http}, {"transfer", b.transfer}, {"connect", b.connect}, {"stream", b.streams}} {
 		if b.opts.wants(part.name) {
 			run, of = append(run, part.measure), append(of, part.name)
 		}
@@ -85,13 +87,82 @@ func (b *bed) http(ctx context.Context, p *peer) error {
 	return err
 }
 
-// connect measures requests that each have a connection of their own.
+// connect measures requests that each have a connection of their own, and bare
+// connections for one byte.
 func (b *bed) connect(ctx context.Context, p *peer) error {
-	return b.spend(p, connectCPU, func() (per float64, err error) {
+	if err := b.spend(p, connectCPU, func() (per float64, err error) {
 		r, err := b.wrk(ctx, p, shortLive, b.opts.duration, "-H", "Connection: close")
 		b.results.add(p.name, connectRate, r.requests/r.seconds)
 		return r.requests / 100_000, err
+	}); err != nil || p.echo == "" {
+		return err
+	}
+	return b.spend(p, bareCPU, func() (per float64, err error) {
+		n, seconds, err := connections(ctx, p.echo, b.opts.duration)
+		b.results.add(p.name, bareRate, n/seconds)
+		return n / 100_000, err
 	})
+}
+
+// connections opens connections for d, each for one byte and its echo.
+func connections(ctx context.Context, addr string, d time.Duration) (n, seconds float64, err error) {
+	var (
+		all   sync.WaitGroup
+		count atomic.Int64
+		fault atomic.Pointer[error]
+	)
+	began := time.Now()
+	for range shortLive {
+		all.Go(func() {
+			for time.Since(began) < d && ctx.Err() == nil && fault.Load() == nil {
+				if err := oneByte(ctx, addr); err != nil {
+					fault.Store(&err)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if err := fault.Load(); err != nil {
+		return 1, 1, *err
+	}
+	return float64(count.Load()), time.Since(began).Seconds(), ctx.Err()
+}
+
+func oneByte(ctx context.Context, addr string) error {
+	conn, end, err := dial(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer end()
+	_ = conn.SetDeadline(time.Now().Add(startTimeout))
+	b := []byte{'x'}
+	if _, err := conn.Write(b); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(conn, b)
+	return err
+}
+
+// streams measures one bare stream in each direction.
+func (b *bed) streams(ctx context.Context, p *peer) error {
+	if p.iperf == "" {
+		return nil
+	}
+	for _, t := range []struct {
+		reverse   bool
+		rate, cpu metric
+	}{{true, streamDown, streamDownCPU}, {false, streamUp, streamUpCPU}} {
+		if err := b.spend(p, t.cpu, func() (per float64, err error) {
+			bits, moved, err := b.stream(ctx, p, t.reverse)
+			b.results.add(p.name, t.rate, bits/1e9)
+			return moved / (1 << 30), err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // transfer measures one large download and one large upload.

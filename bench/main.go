@@ -7,10 +7,13 @@
 // does hits all alike. It prints medians with their spread, and ratios, each formed
 // within a round, as Markdown.
 //
-// The parts: http, transfer and connect (load.go) put the peers (peer.go) under load;
-// memory and clients (idle.go) measure what idle connections cost. stats.go holds the
-// numbers and report.go prints them. process.go starts programs and reads /proc,
-// origin.go and nginx.go are the private service behind all of them.
+// The parts: http, transfer, connect and stream (load.go) put the peers (peer.go,
+// other_peers.go) under load; memory and clients (idle.go) measure what idle connections
+// cost. stats.go holds the numbers, report.go prints and chart.go draws them. process.go
+// starts programs and reads /proc, origin.go and nginx.go are the private service behind
+// all of them.
+//
+// haproxy, ssh -R, and the programs of other tunnels join in where they are there.
 package main
 
 import (
@@ -31,13 +34,15 @@ import (
 )
 
 // parts are what can be measured, in this order.
-var parts = []string{"http", "transfer", "connect", "memory", "clients"}
+var parts = []string{"http", "transfer", "connect", "stream", "memory", "clients"}
 
 // options say what to measure and for how long.
 type options struct {
 	bin      string        // folder of adit's programs
 	parts    []string      // of parts
-	peers    []string      // of peerNames
+	peers    []string      // of peerNames; nil: all that can be
+	folder   string        // of other tunnels' programs
+	svg      string        // file for the chart; "" for none
 	env      []string      // more environment for adit's programs
 	rounds   int           // of the parts under load
 	duration time.Duration // of one run of wrk
@@ -52,6 +57,10 @@ type options struct {
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if addresses := os.Getenv(proxyOf); addresses != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serveProxy(addresses))
+		os.Exit(1)
+	}
 	opts, err := parse(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -93,7 +102,10 @@ func parse(args []string, usage io.Writer) (options, error) {
 		})
 	}
 	choice("parts", "what to measure", parts, &o.parts)
-	choice("peers", "whom to measure", peerNames, &o.peers)
+	choice("peers", "whom to measure; by default all whose programs are there, and with -short "+strings.Join(basic, ","), peerNames, &o.peers)
+	o.peers = nil
+	flags.StringVar(&o.folder, "others", "", "`folder` with the programs of other tunnels: chisel, or frps and frpc")
+	flags.StringVar(&o.svg, "svg", "", "`file` to draw a chart of the ratios into")
 	flags.Func("env", "one more `NAME=value` for adit's programs; may be repeated", func(value string) error {
 		if name, _, ok := strings.Cut(value, "="); !ok || name == "" {
 			return fmt.Errorf("%q is not of the form NAME=value", value)
@@ -111,6 +123,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		shorten(&o.duration, time.Second, given["duration"])
 		shorten(mebibytes, 256, given["size"])
 		shorten(&o.settle, 10*time.Second, given["settle"])
+		shorten(&o.peers, basic, given["peers"])
 	}
 	o.size = *mebibytes << 20
 	switch {
@@ -130,7 +143,7 @@ func shorten[T any](value *T, short T, given bool) {
 
 // bench measures, and prints the report to out and what it is doing to progress.
 func bench(ctx context.Context, o options, out, progress io.Writer) (err error) {
-	programs, err := findPrograms(o)
+	programs, err := findPrograms(&o, progress)
 	if err != nil {
 		return err
 	}
@@ -149,6 +162,11 @@ func bench(ctx context.Context, o options, out, progress io.Writer) (err error) 
 	}
 	report := report{b.results, o}
 	report.write(out)
+	if o.svg != "" {
+		if err := os.WriteFile(o.svg, []byte(report.chart()), 0o644); err != nil {
+			return err
+		}
+	}
 	if o.short {
 		return report.regressions()
 	}
@@ -169,20 +187,32 @@ func (b *bed) measure(ctx context.Context) error {
 func (o options) wants(part string) bool { return slices.Contains(o.parts, part) }
 
 // programs are the paths of the programs that the bench starts.
-type programs struct{ nginx, wrk, server, client string }
+type programs struct {
+	nginx, wrk, server, client string
+	haproxy, ssh, sshd, keygen string // of peers, if they are there
+	iperf                      string // of the part stream, if it is there
+	peers                      map[string][]string
+}
 
-// findPrograms says all that is missing, and how to get it.
-func findPrograms(o options) (programs, error) {
+// findPrograms says all that is missing, and how to get it. Without a choice, o.peers
+// becomes all those whose programs are there.
+func findPrograms(o *options, progress io.Writer) (programs, error) {
 	var p programs
 	var errs []error
-	find := func(name, advice string) string {
+	look := func(name string) string {
 		for _, candidate := range []string{name, "/usr/sbin/" + filepath.Base(name)} {
 			if path, err := exec.LookPath(candidate); err == nil {
 				return path
 			}
 		}
-		errs = append(errs, fmt.Errorf("%s is missing: %s", name, advice))
 		return ""
+	}
+	find := func(name, advice string) string {
+		path := look(name)
+		if path == "" {
+			errs = append(errs, fmt.Errorf("%s is missing: %s", name, advice))
+		}
+		return path
 	}
 	p.nginx = find("nginx", "on Debian, apt-get install nginx-light (it also starts it as a service, which is not needed)")
 	p.wrk = find("wrk", "on Debian, apt-get install wrk")
@@ -197,5 +227,43 @@ func findPrograms(o options) (programs, error) {
 		return path
 	}
 	p.server, p.client = local("server"), local("client")
+	if o.wants("stream") {
+		if p.iperf = look("iperf3"); p.iperf == "" {
+			fmt.Fprintln(progress, "without the part stream: iperf3 is missing: on Debian, apt-get install iperf3")
+		}
+	}
+	p.haproxy, p.ssh, p.sshd, p.keygen = look("haproxy"), look("ssh"), look("sshd"), look("ssh-keygen")
+	p.peers = map[string][]string{chisel: {"chisel"}, frp: {"frps", "frpc"}}
+	absent := map[string]string{}
+	if p.haproxy == "" {
+		absent[haproxy] = "on Debian, apt-get install haproxy"
+	}
+	if p.ssh == "" || p.sshd == "" || p.keygen == "" {
+		absent[ssh] = "on Debian, apt-get install openssh-client openssh-server"
+	}
+	for name, files := range p.peers {
+		for i, file := range files {
+			if files[i] = look(filepath.Join(o.folder, file)); o.folder == "" || files[i] == "" {
+				absent[name] = "name the folder of its programs with -others"
+			}
+		}
+	}
+	chosen := o.peers
+	if chosen == nil {
+		chosen = peerNames
+	}
+	all := chosen
+	chosen = nil
+	for _, name := range all {
+		switch advice, missing := absent[name]; {
+		case !missing:
+			chosen = append(chosen, name)
+		case o.peers == nil:
+			fmt.Fprintf(progress, "without %s: %s\n", name, advice)
+		default:
+			errs = append(errs, fmt.Errorf("%s is missing: %s", name, advice))
+		}
+	}
+	o.peers = chosen
 	return p, errors.Join(errs...)
 }

@@ -115,8 +115,10 @@ func (b *bed) startOrigin(ctx context.Context) error {
 	if _, b.origin, err = b.startNginx(ctx, "origin (nginx)", originConfig, b.dir, strings.Repeat("a", answerSize)); err != nil {
 		return err
 	}
-	b.sink, err = startSink()
-	return err
+	if b.sink, err = startSink(); err != nil || b.programs.iperf == "" {
+		return err
+	}
+	return b.startIperf(ctx)
 }
 
 // createBig makes a file of zeros that occupies no disk, and reads it into the page

@@ -16,12 +16,14 @@ import (
 // which nginx does not. It runs in this program.
 type sink struct {
 	addr string
+	echo string // address of the plain echo service
 	srv  *http.Server
+	tcp  net.Listener
 	done chan struct{}
 }
 
 // startSink serves /sink/upload, which answers with the number of bytes that it got,
-// and /sink/websocket, which sends back every message.
+// and /sink/websocket, which sends back every message, and an echo of bare connections.
 func startSink() (*sink, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,7 +51,13 @@ func startSink() (*sink, error) {
 			}
 		}
 	})
-	s := &sink{addr: l.Addr().String(), srv: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, done: make(chan struct{})}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	go echo(tcp)
+	s := &sink{addr: l.Addr().String(), echo: tcp.Addr().String(), tcp: tcp, srv: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		_ = s.srv.Serve(l)
@@ -59,8 +67,32 @@ func startSink() (*sink, error) {
 
 // stop closes the listener; websockets end with their visitors.
 func (s *sink) stop() {
+	_ = s.tcp.Close()
 	_ = s.srv.Close()
 	<-s.done
+}
+
+// echo sends back what comes, on each connection of its own, which end with their visitors.
+func echo(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			buf := make([]byte, 64)
+			for {
+				n, err := conn.Read(buf)
+				if err != nil {
+					return
+				}
+				if _, err := conn.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		}()
+	}
 }
 
 // drain reads to the end, a lot at once, and returns how much that was.

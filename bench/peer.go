@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -18,20 +19,36 @@ import (
 const (
 	direct  = "direct"
 	nginx   = "nginx"
+	haproxy = "haproxy"
+	goProxy = "go"
+	ssh     = "ssh"
+	chisel  = "chisel"
+	frp     = "frp"
 	aditWS  = "ws"
 	aditTLS = "tls"
 )
 
-var peerNames = []string{direct, nginx, aditWS, aditTLS}
+var peerNames = []string{direct, nginx, haproxy, goProxy, ssh, chisel, frp, aditWS, aditTLS}
+
+// basic are the peers that everybody can be measured against with nginx and wrk alone.
+var basic = []string{direct, nginx, goProxy, aditWS, aditTLS}
 
 // titles are the names of the peers in the report.
-var titles = map[string]string{direct: "direct", nginx: "nginx, reverse proxy", aditWS: "adit, ws", aditTLS: "adit, auto-TLS"}
+var titles = map[string]string{
+	direct: "direct", nginx: "nginx, reverse proxy", haproxy: "haproxy, reverse proxy", goProxy: "Go, reverse proxy",
+	ssh: "ssh -R, as raw TCP", chisel: "chisel, as raw TCP", frp: "frp, as raw TCP", aditWS: "adit, ws", aditTLS: "adit, auto-TLS",
+}
+
+// isAdit tells whether a peer is ours.
+func isAdit(name string) bool { return name == aditWS || name == aditTLS }
 
 // peer is one way to reach the private service.
 type peer struct {
 	name    string
 	addr    string // where visitors connect
 	sink    string // where uploads and websockets go
+	echo    string // where plain connections are echoed; "" if it carries none
+	iperf   string // iperf3, or ""
 	control string // adit: URL of the server for clients
 	server  *process
 	client  *process // adit only
@@ -66,6 +83,7 @@ type bed struct {
 
 	origin  string // address of the service that answers
 	sink    *sink
+	iperf   string // address of the iperf3 server, or ""
 	running []*process
 }
 
@@ -96,25 +114,55 @@ func (b *bed) stopDownTo(n int) error {
 
 // startPeer starts one way to reach the private service.
 func (b *bed) startPeer(ctx context.Context, name string) (*peer, error) {
-	p := &peer{name: name, addr: b.origin, sink: b.sink.addr}
-	var err error
-	switch name {
-	case direct:
+	p := &peer{name: name, addr: b.origin, sink: b.sink.addr, echo: b.sink.echo, iperf: b.iperf}
+	if name == direct {
 		return p, nil
-	case nginx:
-		p.server, p.addr, err = b.startNginx(ctx, "nginx", proxyConfig, b.origin, b.sink.addr)
-		p.sink = p.addr
-		return p, err
 	}
-	if err := b.startServer(ctx, p); err != nil {
-		return nil, err
-	}
-	p.client, err = b.startAdit(ctx, "client", b.programs.client, autoTLS(name),
-		"URL="+p.control, "TOKEN="+token, "UPSTREAMS=http://"+b.origin+",*/sink=http://"+b.sink.addr)
+	w, err := newWays()
 	if err != nil {
 		return nil, err
 	}
-	return p, until(ctx, "the tunnel of "+name, func() bool { return answers(ctx, "http://"+p.addr+"/") }, p.server, p.client)
+	switch name {
+	case nginx:
+		p.echo, p.iperf = "", ""
+		p.server, p.addr, err = b.startNginx(ctx, "nginx", proxyConfig, b.origin, b.sink.addr)
+		p.sink = p.addr
+	case goProxy:
+		p.echo, p.iperf = "", ""
+		err = b.startGo(ctx, p)
+	case haproxy:
+		err = b.startHAProxy(p, w)
+	case ssh:
+		err = b.startSSH(ctx, p, w)
+	case chisel:
+		err = b.startChisel(ctx, p, w)
+	case frp:
+		err = b.startFRP(ctx, p, w)
+	default:
+		err = b.startTunnel(ctx, p, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.iperf == "" {
+		p.iperf = ""
+	}
+	return p, until(ctx, "the way by "+name, func() bool { return answers(ctx, "http://"+p.addr+"/") }, p.processes()...)
+}
+
+// startTunnel starts adit's server and client.
+func (b *bed) startTunnel(ctx context.Context, p *peer, w ways) error {
+	if err := b.startServer(ctx, p); err != nil {
+		return err
+	}
+	upstreams := "http://" + b.origin + ",*/sink=http://" + b.sink.addr + "," + w.echo + "=" + b.sink.echo
+	if b.iperf != "" {
+		upstreams += "," + w.iperf + "=" + b.iperf
+	}
+	p.echo, p.iperf = net.JoinHostPort("127.0.0.1", w.echo), net.JoinHostPort("127.0.0.1", w.iperf)
+	var err error
+	p.client, err = b.startAdit(ctx, "client", b.programs.client, autoTLS(p.name), "URL="+p.control, "TOKEN="+token, "UPSTREAMS="+upstreams)
+	return err
 }
 
 // token is what server and clients share.
@@ -130,7 +178,7 @@ func autoTLS(name string) string {
 // startServer starts a server without a client.
 func (b *bed) startServer(ctx context.Context, p *peer) (err error) {
 	p.server, err = b.startAdit(ctx, "server", b.programs.server, autoTLS(p.name),
-		"TOKEN="+token, "PORT=0", "CONTROL_PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.1")
+		"TOKEN="+token, "MODE=http,tcp", "PORT=0", "CONTROL_PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.1")
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type process struct {
 	done   chan struct{} // closed once it has ended
 	err    error         // what it ended with; valid after done
 	log    *tail
+	ends1  bool // its exit status after a signal is 1
 }
 
 // start runs a program with env and nothing else that configures it.
@@ -78,6 +79,8 @@ func (p *process) stop() error {
 	switch {
 	case p.err == nil, errors.Is(p.err, context.Canceled):
 		return nil
+	case p.ends1 && errors.As(p.err, &exit) && exit.ExitCode() == 1:
+		return nil
 	case errors.As(p.err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM: // too young to know what to do
 		return nil
 	}
@@ -119,20 +122,21 @@ func until(ctx context.Context, what string, condition func() bool, running ...*
 	return nil
 }
 
-// pids are the process and its children, such as the workers of nginx.
+// pids are the process and what it started, such as the workers of nginx.
 func (p *process) pids() ([]int, error) {
-	pid := p.cmd.Process.Pid
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
-	if err != nil {
-		return nil, fmt.Errorf("children of %s: %w", p.name, err)
-	}
-	pids := []int{pid}
-	for _, field := range strings.Fields(string(children)) {
-		child, err := strconv.Atoi(field)
+	pids := []int{p.cmd.Process.Pid}
+	for i := 0; i < len(pids); i++ {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[i]))
 		if err != nil {
 			return nil, fmt.Errorf("children of %s: %w", p.name, err)
 		}
-		pids = append(pids, child)
+		for _, field := range strings.Fields(string(children)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				return nil, fmt.Errorf("children of %s: %w", p.name, err)
+			}
+			pids = append(pids, child)
+		}
 	}
 	return pids, nil
 }

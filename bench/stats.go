@@ -28,6 +28,17 @@ const (
 	connectRate metric = "connections/s"
 	connectCPU  metric = "CPU s per 100k connections"
 
+	bareRate metric = "bare connections/s"
+	bareCPU  metric = "CPU s per 100k bare connections"
+
+	streamDown    metric = "Gbit/s to the visitor"
+	streamDownCPU metric = "CPU s per GiB to the visitor"
+	streamUp      metric = "Gbit/s from the visitor"
+	streamUpCPU   metric = "CPU s per GiB from the visitor"
+
+	bareServer metric = "KiB per idle connection, server"
+	bareClient metric = "KiB per idle connection, client"
+
 	websocketServer metric = "KiB per idle websocket, server"
 	websocketClient metric = "KiB per idle websocket, client"
 	idleServer      metric = "MiB of an idle server"

@@ -1,0 +1,320 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// haproxyConfig is a plain reverse proxy that keeps connections, and a plain TCP proxy.
+const haproxyConfig = `global
+	maxconn 8192
+	nbthread 2
+defaults
+	timeout connect 10s
+	timeout client 1h
+	timeout server 1h
+	timeout tunnel 1h
+	http-reuse always
+frontend web
+	mode http
+	option forwardfor
+	bind 127.0.0.1:%[1]s
+	use_backend sink if { path_beg /sink/ }
+	default_backend origin
+backend origin
+	mode http
+	server one %[5]s
+backend sink
+	mode http
+	server one %[6]s
+listen echo
+	mode tcp
+	bind 127.0.0.1:%[3]s
+	server one %[7]s
+listen iperf
+	mode tcp
+	bind 127.0.0.1:%[4]s
+	server one %[8]s
+`
+
+// ways are the ports of a peer: for what the origin serves, the sink, the echo service,
+// and iperf3. Where a peer routes by path web and sink are one.
+type ways struct{ web, sink, echo, iperf string }
+
+func newWays() (w ways, err error) {
+	for _, port := range []*string{&w.web, &w.sink, &w.echo, &w.iperf} {
+		if *port, err = freePort(); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+// services are the addresses behind the ways, in the same order.
+func (b *bed) services() [4]string { return [4]string{b.origin, b.sink.addr, b.sink.echo, b.iperf} }
+
+// forwards writes one thing for each way that has a service.
+func (b *bed) forwards(w ways, format func(port, service string) []string) (list []string) {
+	for i, port := range []string{w.web, w.sink, w.echo, w.iperf} {
+		if service := b.services()[i]; service != "" {
+			list = append(list, format(port, service)...)
+		}
+	}
+	return list
+}
+
+// at makes the ways the peer's addresses.
+func (w ways) at(p *peer) {
+	local := func(port string) string { return net.JoinHostPort("127.0.0.1", port) }
+	p.addr, p.sink, p.echo, p.iperf = local(w.web), local(w.sink), local(w.echo), local(w.iperf)
+}
+
+// run starts a program that belongs to the bed.
+func (b *bed) run(name, path string, args ...string) (*process, error) {
+	p, err := start(name, path, args, nil)
+	if err == nil {
+		b.running = append(b.running, p)
+	}
+	return p, err
+}
+
+// file writes a file into a folder of its own.
+func (b *bed) file(name, text string) (string, error) {
+	dir, err := os.MkdirTemp(b.dir, "peer-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, name)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+func (b *bed) startHAProxy(p *peer, w ways) (err error) {
+	s := b.services()
+	if s[3] == "" {
+		s[3] = s[2] // nobody measures it
+	}
+	w.sink = w.web
+	path, err := b.file("haproxy.cfg", fmt.Sprintf(haproxyConfig, w.web, w.sink, w.echo, w.iperf, s[0], s[1], s[2], s[3]))
+	if err != nil {
+		return err
+	}
+	p.server, err = b.run("haproxy", b.programs.haproxy, "-db", "-f", path)
+	w.at(p)
+	return err
+}
+
+// startSSH runs an sshd of its own, and a client that forwards ports of the server back,
+// which is how a tunnel is made without any other program.
+func (b *bed) startSSH(ctx context.Context, p *peer, w ways) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	config, err := b.file("sshd_config", "")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(config)
+	for _, key := range []string{"host", "user"} {
+		if out, err := exec.CommandContext(ctx, b.programs.keygen, "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)).CombinedOutput(); err != nil {
+			return fmt.Errorf("ssh-keygen: %w: %s", err, out)
+		}
+	}
+	text := fmt.Sprintf("ListenAddress 127.0.0.1:%s\nHostKey %[2]s/host\nAuthorizedKeysFile %[2]s/user.pub\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin prohibit-password\n", port, dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself up
+			return err
+		}
+	}
+	if p.server, err = b.run("sshd", b.programs.sshd, "-D", "-e", "-f", config); err != nil {
+		return err
+	}
+	if err := until(ctx, "sshd", func() bool { return accepts(net.JoinHostPort("127.0.0.1", port)) }, p.server); err != nil {
+		return err
+	}
+	args := []string{"-N", "-F", "none", "-c", "aes128-gcm@openssh.com", "-p", port, "-i", filepath.Join(dir, "user"),
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
+	args = append(args, b.forwards(w, func(port, service string) []string { return []string{"-R", "127.0.0.1:" + port + ":" + service} })...)
+	p.client, err = b.run("ssh", b.programs.ssh, append(args, "127.0.0.1")...)
+	w.at(p)
+	return err
+}
+
+func (b *bed) startChisel(ctx context.Context, p *peer, w ways) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	if p.server, err = b.run("chisel server", b.programs.peers[chisel][0], "server", "--reverse", "--host", "127.0.0.1", "--port", port); err != nil {
+		return err
+	}
+	if err := until(ctx, "chisel", func() bool { return accepts(net.JoinHostPort("127.0.0.1", port)) }, p.server); err != nil {
+		return err
+	}
+	args := append([]string{"client", "http://127.0.0.1:" + port},
+		b.forwards(w, func(port, service string) []string { return []string{"R:127.0.0.1:" + port + ":" + service} })...)
+	p.client, err = b.run("chisel client", b.programs.peers[chisel][0], args...)
+	w.at(p)
+	return err
+}
+
+// startFRP has frp forward ports, with the multiplexing and the TLS that it has by default.
+func (b *bed) startFRP(ctx context.Context, p *peer, w ways) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	server, err := b.file("frps.toml", fmt.Sprintf("bindAddr = \"127.0.0.1\"\nbindPort = %s\nproxyBindAddr = \"127.0.0.1\"\n[log]\nlevel = \"warn\"\n", port))
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("serverAddr = \"127.0.0.1\"\nserverPort = %s\n[log]\nlevel = \"warn\"\n", port)
+	text += strings.Join(b.forwards(w, func(port, service string) []string {
+		host, to, _ := net.SplitHostPort(service)
+		return []string{fmt.Sprintf("[[proxies]]\nname = \"%s\"\ntype = \"tcp\"\nlocalIP = \"%s\"\nlocalPort = %s\nremotePort = %[1]s\n", port, host, to)}
+	}), "")
+	client, err := b.file("frpc.toml", text)
+	if err != nil {
+		return err
+	}
+	if p.server, err = b.run("frps", b.programs.peers[frp][0], "-c", server); err != nil {
+		return err
+	}
+	if err := until(ctx, "frps", func() bool { return accepts(net.JoinHostPort("127.0.0.1", port)) }, p.server); err != nil {
+		return err
+	}
+	p.client, err = b.run("frpc", b.programs.peers[frp][1], "-c", client)
+	w.at(p)
+	return err
+}
+
+// startGo runs this program as a reverse proxy.
+func (b *bed) startGo(ctx context.Context, p *peer) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if p.server, err = start("Go proxy", self, nil, []string{proxyOf + "=" + b.origin + " " + b.sink.addr}); err != nil {
+		return err
+	}
+	b.running = append(b.running, p.server)
+	err = until(ctx, "the Go proxy", func() bool { p.addr = listening(p.server, goProxy); return p.addr != "" }, p.server)
+	p.sink = p.addr
+	return err
+}
+
+// proxyOf, in the environment, makes this program the peer goProxy, in front of the two
+// addresses that it names.
+const proxyOf = "BENCH_PROXY_OF"
+
+// serveProxy is a plain reverse proxy of the standard library, with what everybody gives
+// it who has looked once: connections that are kept, and no compression.
+func serveProxy(addresses string) error {
+	origin, sink, _ := strings.Cut(addresses, " ")
+	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	to := func(addr string) http.Handler {
+		at := &url.URL{Scheme: "http", Host: addr}
+		return &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(at)
+			r.SetXForwarded()
+		}}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", to(origin))
+	mux.Handle("/sink/", to(sink))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"message": "listening", "server": goProxy, "addr": l.Addr().String()}); err != nil {
+		return err
+	}
+	return (&http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}).Serve(l)
+}
+
+// accepts tells whether somebody listens.
+func accepts(addr string) bool {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// startIperf runs an iperf3 server as a private service.
+func (b *bed) startIperf(ctx context.Context) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	p, err := b.run("iperf3 server", b.programs.iperf, "-s", "-B", "127.0.0.1", "-p", port, "--forceflush")
+	if err != nil {
+		return err
+	}
+	p.ends1 = true
+	b.iperf = net.JoinHostPort("127.0.0.1", port)
+	// It takes one client at a time, and takes a connection to look for it for one.
+	return until(ctx, "iperf3", func() bool { return strings.Contains(p.log.String(), "listening") }, p)
+}
+
+// stream measures one stream of iperf3, and returns how many bytes it carried. The server
+// takes one client at a time, and may not have noticed yet that the last one is gone.
+func (b *bed) stream(ctx context.Context, p *peer, reverse bool) (bits, moved float64, err error) {
+	late := until(ctx, "iperf3", func() bool {
+		bits, moved, err = b.tryStream(ctx, p, reverse)
+		return err == nil || !strings.Contains(err.Error(), "busy")
+	})
+	if err == nil {
+		err = late
+	}
+	return bits, moved, err
+}
+
+func (b *bed) tryStream(ctx context.Context, p *peer, reverse bool) (bits, moved float64, err error) {
+	host, port, err := net.SplitHostPort(p.iperf)
+	if err != nil {
+		return 0, 0, err
+	}
+	args := []string{"-c", host, "-p", port, "-J", "-t", fmt.Sprint(max(1, int(b.opts.duration.Seconds())))}
+	if reverse {
+		args = append(args, "-R")
+	}
+	cmd := exec.CommandContext(ctx, b.programs.iperf, args...)
+	out, err := cmd.Output()
+	var report struct {
+		Error string
+		End   struct {
+			Received struct {
+				Bytes float64 `json:"bytes"`
+				Bits  float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	if jsonErr := json.NewDecoder(bytes.NewReader(out)).Decode(&report); err == nil {
+		err = jsonErr
+	}
+	if report.Error != "" {
+		err = errors.New(report.Error)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("iperf3: %w", err)
+	}
+	return report.End.Received.Bits, report.End.Received.Bytes, nil
+}
