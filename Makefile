@@ -5,6 +5,7 @@ GO          ?= go
 VERSION     ?= $(or $(patsubst v%,%,$(shell git describe --tags --exact-match --match 'v*' 2>/dev/null)),0.1.0-dev)
 SHA         ?= $(or $(shell git describe --always --abbrev=12 --dirty --exclude '*' 2>/dev/null),unknown)
 FUZZTIME    ?= 10s
+SOAK        ?= 30m
 BENCHTIME   ?= 1s
 BENCHFLAGS  ?=
 TESTFLAGS   ?=
@@ -33,7 +34,7 @@ BUILD       := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 RELEASE_ENV := CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOFLAGS= GOEXPERIMENT=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build test test-race chaos fuzz bench microbench lint vulncheck docs dist images images-multiarch clean
+.PHONY: help demo run build test test-race chaos soak fuzz bench microbench lint vulncheck docs dist images images-multiarch clean
 
 help: ## List the targets
 	@echo 'adit $(VERSION) ($(SHA))'
@@ -58,6 +59,9 @@ test-race: ## Run the tests with the race detector (needs a C compiler)
 
 chaos: ## Run the tests under fault in their long form, as in production (Linux, best as root; 10 minutes)
 	CHAOS=1 $(GO) test -run Chaos -count=1 -timeout 20m $(TESTFLAGS) ./e2e/...
+
+soak: ## Put a tunnel under hash-checked load for SOAK (30m), and see that memory stays flat (Linux)
+	SOAK=$(SOAK) $(GO) test -run TestSoak -count=1 -timeout 24h -v $(TESTFLAGS) ./e2e
 
 fuzz: ## Fuzz every target in turn for FUZZTIME (10s)
 	@mkdir -p build && $(GO) test -list '^Fuzz' $(PACKAGES) > build/fuzz.txt || { cat build/fuzz.txt; exit 1; }

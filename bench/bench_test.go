@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +26,43 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serveProxy(addresses))
 		os.Exit(1)
 	}
+	if os.Getenv(relayIt) != "" {
+		for i := 1; i < len(os.Args); i += 2 {
+			go relay("127.0.0.1:"+os.Args[i], os.Args[i+1])
+		}
+		select {}
+	}
 	os.Exit(m.Run())
+}
+
+// relayIt, in the environment, makes the test's program one that -others may name.
+const relayIt = "BENCH_TEST_RELAY"
+
+// relay has addr lead to another.
+func relay(addr, to string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		panic(err)
+	}
+	for {
+		visitor, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			defer visitor.Close()
+			service, err := net.Dial("tcp", to)
+			if err != nil {
+				return
+			}
+			defer service.Close()
+			go func() {
+				_, _ = io.Copy(service, visitor)
+				_ = service.(*net.TCPConn).CloseWrite()
+			}()
+			_, _ = io.Copy(visitor, service)
+		}()
+	}
 }
 
 func TestParse(t *testing.T) {
@@ -239,6 +276,15 @@ func TestOthers(t *testing.T) {
 	opts := bedOptions(t)
 	opts.parts, opts.peers = []string{"connect", "stream"}, nil
 	opts.svg = filepath.Join(t.TempDir(), "chart.svg")
+	opts.folder = t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\n" + relayIt + "=yes exec " + self + " \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(opts.folder, "relay"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	var out, progress bytes.Buffer
 	if err := bench(t.Context(), opts, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
@@ -247,11 +293,11 @@ func TestOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{haproxy, ssh, aditWS} {
+	for _, name := range []string{haproxy, ssh, aditWS, "relay"} {
 		if strings.Contains(progress.String(), "without "+name+": ") {
 			continue
 		}
-		if !strings.Contains(out.String(), "\n| "+titles[name]+" |") || !strings.Contains(string(chart), ">"+titles[name]+"<") {
+		if !strings.Contains(out.String(), "\n| "+titleOf(name)+" |") || !strings.Contains(string(chart), ">"+titleOf(name)+"<") {
 			t.Errorf("%s was not measured, or not drawn:\n%s\n%s", name, out.String(), chart)
 		}
 	}

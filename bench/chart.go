@@ -50,7 +50,7 @@ func (r report) chart() string {
 			if isAdit(p) {
 				fill = "#0969da"
 			}
-			text(left-8, y+bar-3, "end", "normal", titles[p])
+			text(left-8, y+bar-3, "end", "normal", titleOf(p))
 			length := max(1, int(min(v, 1)*scale))
 			fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"/>\n", left, y, length, bar-2, fill)
 			text(left+length+6, y+bar-3, "start", "normal", number(v))

@@ -103,7 +103,7 @@ func (b *bed) whileIdle(ctx context.Context) (err error) {
 	b.say("idle: opening %d connections to each", b.opts.idle)
 	for _, f := range prints {
 		if err := f.openAll(ctx, b.opts.idle); err != nil {
-			return fmt.Errorf("%s: %w", titles[f.peer.name], err)
+			return fmt.Errorf("%s: %w", titleOf(f.peer.name), err)
 		}
 	}
 	b.say("idle: waiting %v", b.opts.settle)

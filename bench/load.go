@@ -62,7 +62,7 @@ func (b *bed) underLoad(ctx context.Context) error {
 			for j := range peers {
 				p := peers[(round+j)%len(peers)]
 				if err := measure(ctx, p); err != nil {
-					return fmt.Errorf("%s, %s: %w", of[i], titles[p.name], err)
+					return fmt.Errorf("%s, %s: %w", of[i], titleOf(p.name), err)
 				}
 			}
 		}

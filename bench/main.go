@@ -13,7 +13,7 @@
 // starts programs and reads /proc, origin.go and nginx.go are the private service behind
 // all of them.
 //
-// haproxy, ssh -R, and the programs of other tunnels join in where they are there.
+// haproxy and ssh -R join in where they are there, and whatever programs -others names.
 package main
 
 import (
@@ -22,6 +22,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -104,7 +105,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	choice("parts", "what to measure", parts, &o.parts)
 	choice("peers", "whom to measure; by default all whose programs are there, and with -short "+strings.Join(basic, ","), peerNames, &o.peers)
 	o.peers = nil
-	flags.StringVar(&o.folder, "others", "", "`folder` with the programs of other tunnels: chisel, or frps and frpc")
+	flags.StringVar(&o.folder, "others", "", "`folder` of programs that are measured too; see startOther for how they are called")
 	flags.StringVar(&o.svg, "svg", "", "`file` to draw a chart of the ratios into")
 	flags.Func("env", "one more `NAME=value` for adit's programs; may be repeated", func(value string) error {
 		if name, _, ok := strings.Cut(value, "="); !ok || name == "" {
@@ -189,9 +190,9 @@ func (o options) wants(part string) bool { return slices.Contains(o.parts, part)
 // programs are the paths of the programs that the bench starts.
 type programs struct {
 	nginx, wrk, server, client string
-	haproxy, ssh, sshd, keygen string // of peers, if they are there
-	iperf                      string // of the part stream, if it is there
-	peers                      map[string][]string
+	haproxy, ssh, sshd, keygen string            // of peers, if they are there
+	iperf                      string            // of the part stream, if it is there
+	others                     map[string]string // by name
 }
 
 // findPrograms says all that is missing, and how to get it. Without a choice, o.peers
@@ -233,7 +234,6 @@ func findPrograms(o *options, progress io.Writer) (programs, error) {
 		}
 	}
 	p.haproxy, p.ssh, p.sshd, p.keygen = look("haproxy"), look("ssh"), look("sshd"), look("ssh-keygen")
-	p.peers = map[string][]string{chisel: {"chisel"}, frp: {"frps", "frpc"}}
 	absent := map[string]string{}
 	if p.haproxy == "" {
 		absent[haproxy] = "on Debian, apt-get install haproxy"
@@ -241,29 +241,48 @@ func findPrograms(o *options, progress io.Writer) (programs, error) {
 	if p.ssh == "" || p.sshd == "" || p.keygen == "" {
 		absent[ssh] = "on Debian, apt-get install openssh-client openssh-server"
 	}
-	for name, files := range p.peers {
-		for i, file := range files {
-			if files[i] = look(filepath.Join(o.folder, file)); o.folder == "" || files[i] == "" {
-				absent[name] = "name the folder of its programs with -others"
-			}
-		}
+	asked := o.peers
+	if asked == nil {
+		asked = peerNames
 	}
-	chosen := o.peers
-	if chosen == nil {
-		chosen = peerNames
-	}
-	all := chosen
-	chosen = nil
-	for _, name := range all {
+	o.peers = nil
+	for _, name := range asked {
 		switch advice, missing := absent[name]; {
 		case !missing:
-			chosen = append(chosen, name)
-		case o.peers == nil:
+			o.peers = append(o.peers, name)
+		case len(asked) == len(peerNames):
 			fmt.Fprintf(progress, "without %s: %s\n", name, advice)
 		default:
 			errs = append(errs, fmt.Errorf("%s is missing: %s", name, advice))
 		}
 	}
-	o.peers = chosen
+	if o.folder != "" {
+		var err error
+		if p.others, err = others(o.folder); err != nil {
+			errs = append(errs, err)
+		}
+		o.peers = append(o.peers, slices.Sorted(maps.Keys(p.others))...)
+	}
 	return p, errors.Join(errs...)
+}
+
+// others returns the programs in a folder.
+func others(folder string) (map[string]string, error) {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, err
+	}
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]string{}
+	for _, f := range files {
+		path := filepath.Join(folder, f.Name())
+		if _, err := exec.LookPath(path); err != nil {
+			return nil, fmt.Errorf("%s is not a program: every file of the folder is to be one", path)
+		}
+		all[f.Name()] = path
+	}
+	return all, nil
 }

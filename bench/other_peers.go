@@ -157,50 +157,14 @@ func (b *bed) startSSH(ctx context.Context, p *peer, w ways) error {
 	return err
 }
 
-func (b *bed) startChisel(ctx context.Context, p *peer, w ways) error {
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	if p.server, err = b.run("chisel server", b.programs.peers[chisel][0], "server", "--reverse", "--host", "127.0.0.1", "--port", port); err != nil {
-		return err
-	}
-	if err := until(ctx, "chisel", func() bool { return accepts(net.JoinHostPort("127.0.0.1", port)) }, p.server); err != nil {
-		return err
-	}
-	args := append([]string{"client", "http://127.0.0.1:" + port},
-		b.forwards(w, func(port, service string) []string { return []string{"R:127.0.0.1:" + port + ":" + service} })...)
-	p.client, err = b.run("chisel client", b.programs.peers[chisel][0], args...)
-	w.at(p)
-	return err
-}
-
-// startFRP has frp forward ports, with the multiplexing and the TLS that it has by default.
-func (b *bed) startFRP(ctx context.Context, p *peer, w ways) error {
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	server, err := b.file("frps.toml", fmt.Sprintf("bindAddr = \"127.0.0.1\"\nbindPort = %s\nproxyBindAddr = \"127.0.0.1\"\n[log]\nlevel = \"warn\"\n", port))
-	if err != nil {
-		return err
-	}
-	text := fmt.Sprintf("serverAddr = \"127.0.0.1\"\nserverPort = %s\n[log]\nlevel = \"warn\"\n", port)
-	text += strings.Join(b.forwards(w, func(port, service string) []string {
-		host, to, _ := net.SplitHostPort(service)
-		return []string{fmt.Sprintf("[[proxies]]\nname = \"%s\"\ntype = \"tcp\"\nlocalIP = \"%s\"\nlocalPort = %s\nremotePort = %[1]s\n", port, host, to)}
-	}), "")
-	client, err := b.file("frpc.toml", text)
-	if err != nil {
-		return err
-	}
-	if p.server, err = b.run("frps", b.programs.peers[frp][0], "-c", server); err != nil {
-		return err
-	}
-	if err := until(ctx, "frps", func() bool { return accepts(net.JoinHostPort("127.0.0.1", port)) }, p.server); err != nil {
-		return err
-	}
-	p.client, err = b.run("frpc", b.programs.peers[frp][1], "-c", client)
+// startOther runs a program of the folder that -others names: a tunnel of any kind, or a
+// script that starts one. It is called with a port and a service's address for each way
+// (web, sink, echo, iperf3; the last only if there is iperf3), and has each of these ports
+// of 127.0.0.1 lead through the tunnel to the service beside it until it is terminated.
+// What it starts has to be its children, for their time and memory to be counted.
+func (b *bed) startOther(p *peer, w ways) (err error) {
+	args := b.forwards(w, func(port, service string) []string { return []string{port, service} })
+	p.server, err = b.run(p.name, b.programs.others[p.name], args...)
 	w.at(p)
 	return err
 }

@@ -22,21 +22,26 @@ const (
 	haproxy = "haproxy"
 	goProxy = "go"
 	ssh     = "ssh"
-	chisel  = "chisel"
-	frp     = "frp"
 	aditWS  = "ws"
 	aditTLS = "tls"
 )
 
-var peerNames = []string{direct, nginx, haproxy, goProxy, ssh, chisel, frp, aditWS, aditTLS}
+var peerNames = []string{direct, nginx, haproxy, goProxy, ssh, aditWS, aditTLS}
 
 // basic are the peers that everybody can be measured against with nginx and wrk alone.
 var basic = []string{direct, nginx, goProxy, aditWS, aditTLS}
 
-// titles are the names of the peers in the report.
+// titleOf is the name of a peer in the report.
+func titleOf(peer string) string {
+	if t := titles[peer]; t != "" {
+		return t
+	}
+	return peer
+}
+
 var titles = map[string]string{
 	direct: "direct", nginx: "nginx, reverse proxy", haproxy: "haproxy, reverse proxy", goProxy: "Go, reverse proxy",
-	ssh: "ssh -R, as raw TCP", chisel: "chisel, as raw TCP", frp: "frp, as raw TCP", aditWS: "adit, ws", aditTLS: "adit, auto-TLS",
+	ssh: "ssh -R, as raw TCP", aditWS: "adit, ws", aditTLS: "adit, auto-TLS",
 }
 
 // isAdit tells whether a peer is ours.
@@ -134,12 +139,10 @@ func (b *bed) startPeer(ctx context.Context, name string) (*peer, error) {
 		err = b.startHAProxy(p, w)
 	case ssh:
 		err = b.startSSH(ctx, p, w)
-	case chisel:
-		err = b.startChisel(ctx, p, w)
-	case frp:
-		err = b.startFRP(ctx, p, w)
-	default:
+	case aditWS, aditTLS:
 		err = b.startTunnel(ctx, p, w)
+	default:
+		err = b.startOther(p, w)
 	}
 	if err != nil {
 		return nil, err

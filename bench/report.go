@@ -71,7 +71,7 @@ func (r report) table(w io.Writer, title string, needs metric, columns ...column
 		if len(r.results[peer][needs]) == 0 {
 			continue
 		}
-		fmt.Fprintf(w, "| %s |", titles[peer])
+		fmt.Fprintf(w, "| %s |", titleOf(peer))
 		for _, c := range columns {
 			fmt.Fprintf(w, " %s |", c.cell(peer))
 		}
