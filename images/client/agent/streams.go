@@ -21,17 +21,32 @@ const (
 // serve connects the upstream that the server asks for by its index, and carries the
 // bytes. There is no way for a server to name any other address.
 func (a *Agent) serve(st *tunnel.Stream) {
-	target := st.Target()
-	if target.Upstream >= len(a.cfg.Upstreams) {
+	if st.Target().Upstream >= len(a.cfg.Upstreams) {
 		st.Reset(tunnel.CodeNoUpstream, "no such upstream")
 		return
 	}
+	// To connect takes twice the stack that an idle stream needs, which would keep it.
+	connected := make(chan net.Conn)
+	go func() { connected <- a.accept(st) }()
+	conn := <-connected
+	if conn == nil {
+		return
+	}
+	if err := tunnel.Relay(st, conn, halfClosed); err != nil {
+		a.log.Debug().Err(err).Stringer("upstream", a.cfg.Upstreams[st.Target().Upstream]).Msg("stream broke off")
+	}
+}
+
+// accept accepts the stream with a connection to its upstream, or resets it and returns
+// nil.
+func (a *Agent) accept(st *tunnel.Stream) net.Conn {
+	target := st.Target()
 	u := a.cfg.Upstreams[target.Upstream]
 	conn, err := a.dial(st, target)
 	if err != nil {
 		if st.Err() != nil {
-			a.log.Debug().Err(err).Str("upstream", u.String()).Msg("stream no longer wanted")
-			return
+			a.log.Debug().Err(err).Stringer("upstream", u).Msg("stream no longer wanted")
+			return nil
 		}
 		code := upstream.Code(err)
 		a.cfg.Metrics.dialErrors.WithLabelValues(code.String()).Inc()
@@ -39,21 +54,19 @@ func (a *Agent) serve(st *tunnel.Stream) {
 		if !a.down[target.Upstream].Swap(true) {
 			event = a.log.Warn()
 		}
-		event.Err(err).Str("upstream", u.String()).Msg("cannot reach upstream")
+		event.Err(err).Stringer("upstream", u).Msg("cannot reach upstream")
 		st.Reset(code, "")
 		a.cfg.Health.Failed(target.Upstream)
-		return
+		return nil
 	}
 	if down := &a.down[target.Upstream]; down.Load() && down.Swap(false) {
-		a.log.Info().Str("upstream", u.String()).Msg("upstream can be reached again")
+		a.log.Info().Stringer("upstream", u).Msg("upstream can be reached again")
 	}
 	if st.Accept() != nil {
 		_ = conn.Close()
-		return
+		return nil
 	}
-	if err := tunnel.Relay(st, conn, halfClosed); err != nil {
-		a.log.Debug().Err(err).Str("upstream", u.String()).Msg("stream broke off")
-	}
+	return conn
 }
 
 // dial connects the upstream, unless the stream breaks meanwhile: what nobody waits for
