@@ -2,7 +2,8 @@
 // and carries what their visitors want to the upstreams next to it.
 //
 // There is an agent (agent/) for each server, which keeps a session with it, and a
-// dialer (upstream/) for the private services. instance.go is what the status and
+// dialer (upstream/) for the private services. credentials.go has the token
+// and the licence of the moment; instance.go is what the status and
 // healthcheck commands ask.
 package main
 
@@ -13,7 +14,6 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/oklog/run"
@@ -52,12 +52,10 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	reg := telemetry.NewRegistry("client")
 	counters := new(tunnel.Counters)
 	metrics := agent.NewMetrics(reg, counters)
-	var token atomic.Pointer[string]
-	first, err := cfg.token(cfg.Token.Value())
+	creds, err := newCredentials(cfg, reg, log)
 	if err != nil {
-		return config.Fault("TOKEN", "%w", err)
+		return err
 	}
-	token.Store(&first)
 
 	dialer := upstream.Dialer{Timeout: cfg.DialTimeout}
 	health := upstream.NewHealth(upstream.HealthConfig{
@@ -79,7 +77,7 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	}
 	for _, u := range cfg.URL {
 		a := agent.New(agent.Config{
-			Server: u, Token: func() string { return *token.Load() }, TLS: cfg.tlsMode(), CA: cfg.ca,
+			Server: u, Token: creds.Token, License: creds.License, Changed: creds.Changed, TLS: cfg.tlsMode(), CA: cfg.ca,
 			ClientID: id, Upstreams: cfg.Upstreams, PingInterval: cfg.PingInterval, Drain: cfg.DrainTimeout,
 			Dialer: dialer, Health: health, Counters: counters, Metrics: metrics, Log: log,
 		})
@@ -88,17 +86,9 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 		g.Add(drain.First(service.Background(ctx, a.Run)))
 	}
 	g.Add(service.Background(ctx, health.Run))
-	g.Add(service.Background(ctx, func(ctx context.Context) error {
-		_ = cfg.Token.Watch(ctx, 2*time.Second, func(value string) {
-			if next, err := cfg.token(value); err != nil {
-				log.Error().Err(err).Str("file", cfg.Token.File()).Msg("the new token is not valid, the old one stays")
-			} else {
-				token.Store(&next)
-				log.Info().Str("file", cfg.Token.File()).Msg("took up a changed token")
-			}
-		})
-		return nil
-	}))
+	g.Add(service.Background(ctx, creds.watchToken))
+	g.Add(service.Background(ctx, creds.watchLicense))
+	g.Add(service.Background(ctx, creds.remind))
 	g.Add(service.Signals(ctx))
 	return g.Run()
 }

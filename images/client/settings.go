@@ -22,6 +22,7 @@ type settings struct {
 	config.Common
 	URL          servers             `required:"true" desc:"Where the server's control plane is: wss://host:8123; several, separated by commas, are all connected."`
 	Token        config.Secret       `required:"true" desc:"Shared secret of server and clients. A file is read again when it changes."`
+	License      config.Secret       `desc:"The licence, where the server asks for one. A file is read again when it changes."`
 	Upstreams    route.List          `required:"true" desc:"What to expose, separated by commas: http://127.0.0.1:8080 for every host, or example.com=http://app:8000, *.example.com/api=https://api:8443?insecure=true, unix:///run/app.sock."`
 	AutoTLS      bool                `envconfig:"AUTO_TLS" default:"true" desc:"Verify the server's own CA by the token. false: its certificate is from a public authority, as behind a platform's TLS, or URL is ws://."`
 	TLSCA        config.Secret       `envconfig:"TLS_CA" desc:"PEM certificates of the authority that signed the server's certificate, instead of AUTO_TLS."`
@@ -74,6 +75,11 @@ func (s *settings) Validate() error {
 	fault := func(name, format string, args ...any) { errs = append(errs, config.Fault(name, format, args...)) }
 	if _, err := s.token(s.Token.Value()); err != nil {
 		fault("TOKEN", "%w", err)
+	}
+	if s.License.IsSet() {
+		if _, _, err := readLicense(s.License.Value()); err != nil {
+			fault("LICENSE", "%w", err)
+		}
 	}
 	if s.TLSCA.IsSet() && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.TLSCA.Value())) {
 		fault("TLS_CA", "holds no certificate in PEM form")

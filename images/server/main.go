@@ -4,7 +4,8 @@
 // The parts, in the order in which main.go builds them: the routing table; the control
 // plane (control/), where sessions of clients come from; the data plane (edge/), which
 // opens streams on them; and metrics. oneport/ has both planes share a listener. tls.go
-// makes their certificates, instance.go is what the status and healthcheck commands ask.
+// makes their certificates, credentials.go takes up changed tokens and keys, license.go
+// makes licences, and instance.go is what the status and healthcheck commands ask.
 package main
 
 import (
@@ -55,7 +56,7 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	defer bound.close()
 	reg := telemetry.NewRegistry("server")
 	counters := new(tunnel.Counters)
-	tokens := newTokens(cfg.Token)
+	tokens, keys := newTokens(cfg.Token), newKeys(cfg.LicenseKeys)
 	metrics := control.NewMetrics(reg, cfg.Mode.names(), counters)
 	throttle := auth.NewThrottle()
 	failed := auth.Recorder(throttle, metrics.AuthFailed, log)
@@ -89,8 +90,8 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	var plane *control.Control
 	observe := telemetry.Handler(reg, func() error { return plane.Ready() })
 	plane = control.New(control.Config{
-		Tokens: tokens, Throttle: throttle, Table: table, Ports: ports, CA: certs.ca, Observe: observe, Mode: cfg.Mode.String(),
-		PingInterval: cfg.PingInterval, MaxClients: cfg.MaxClients, MaxStreams: cfg.MaxStreams,
+		Tokens: tokens, Keys: keys, Throttle: throttle, Table: table, Ports: ports, CA: certs.ca, Observe: observe, Mode: cfg.Mode.String(),
+		PingInterval: cfg.PingInterval, Drain: cfg.DrainTimeout, MaxClients: cfg.MaxClients, MaxStreams: cfg.MaxStreams,
 		Reserved: cfg.reservedPath(), Leaving: idle, Counters: counters, Metrics: metrics, Log: log,
 	})
 	defer plane.Close()
@@ -122,7 +123,9 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 		g.Add(drain.Last(service.HTTP("metrics", srv, bound.metrics, time.Second, log)))
 	}
 	g.Add(service.Background(ctx, certs.run))
-	g.Add(service.Background(ctx, watchTokens(cfg.Token, tokens, log)))
+	g.Add(service.Background(ctx, plane.Run))
+	g.Add(service.Background(ctx, watchTokens(cfg.Token, tokens, plane.Recheck, log)))
+	g.Add(service.Background(ctx, watchKeys(cfg.LicenseKeys, keys, plane.Recheck, log)))
 	{
 		wait, interrupt := service.Signals(ctx)
 		g.Add(func() error {

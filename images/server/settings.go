@@ -12,6 +12,7 @@ import (
 	"github.com/adit-tunnel/adit/images/server/tcp"
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/license"
 )
 
 type settings struct {
@@ -29,6 +30,7 @@ type settings struct {
 	AutoTLSDir      string              `envconfig:"AUTO_TLS_DIR" desc:"Folder that keeps the CA of auto-TLS over restarts. Empty: a new CA with each start."`
 	TLSCert         config.Secret       `envconfig:"TLS_CERT" desc:"PEM certificate chain of your own: replaces auto-TLS on the control plane and turns on HTTPS for visitors. A file is read again when it changes."`
 	TLSKey          config.Secret       `envconfig:"TLS_KEY" desc:"PEM key of TLS_CERT."`
+	LicenseKeys     config.Secret       `envconfig:"LICENSE_PUBLIC_KEY" desc:"Public keys, one per line or comma, or in PEM form: only clients with a licence that one of them verifies are admitted, and each may ask for what it covers. A file is read again when it changes. Empty: no licence is needed."`
 	AllowPorts      tcp.Ports           `split_words:"true" default:"1024-65535" desc:"TCP: ports and ranges of ports that clients may ask for, never those of the server itself."`
 	TrustedProxies  config.CIDRs        `split_words:"true" desc:"Addresses and CIDRs of proxies in front of the data plane whose X-Forwarded-For, -Proto and -Host count, and whose PROXY headers do with PROXY_PROTOCOL."`
 	ProxyProtocol   bool                `split_words:"true" default:"false" desc:"Trusted proxies begin each connection with a PROXY header, version 1 or 2."`
@@ -154,6 +156,11 @@ func (s *settings) Validate() error {
 	fault := func(name, format string, args ...any) { errs = append(errs, config.Fault(name, format, args...)) }
 	if _, err := auth.ParseTokens(s.Token.Value()); err != nil {
 		fault("TOKEN", "%w", err)
+	}
+	if s.LicenseKeys.IsSet() {
+		if _, err := license.ParseKeys(s.LicenseKeys.Value()); err != nil {
+			fault("LICENSE_PUBLIC_KEY", "%w", err)
+		}
 	}
 	switch cert, key := s.TLSCert.IsSet(), s.TLSKey.IsSet(); {
 	case cert && !key:

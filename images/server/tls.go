@@ -16,10 +16,6 @@ import (
 	"github.com/adit-tunnel/adit/shared/config"
 )
 
-// rereadEvery is how often files of secrets are looked at. A change counts once it
-// looks the same twice, so it is taken up within two of these.
-const rereadEvery = 2 * time.Second
-
 // certificates are what the listeners speak TLS with.
 type certificates struct {
 	control *tls.Config  // nil: plain HTTP
@@ -104,26 +100,4 @@ func (c certificates) run(ctx context.Context) error {
 	}
 	_ = c.own.Run(ctx, rereadEvery)
 	return nil
-}
-
-func newTokens(token config.Secret) *auth.Tokens {
-	list, _ := auth.ParseTokens(token.Value()) // checked with the settings
-	return auth.NewTokens(list)
-}
-
-// watchTokens returns what takes up a changed TOKEN_FILE until its context ends. A file
-// that holds no valid token changes nothing.
-func watchTokens(token config.Secret, tokens *auth.Tokens, log zerolog.Logger) func(context.Context) error {
-	return func(ctx context.Context) error {
-		_ = token.Watch(ctx, rereadEvery, func(value string) {
-			list, err := auth.ParseTokens(value)
-			if err != nil {
-				log.Error().Err(err).Str("file", token.File()).Msg("the new tokens are not valid, the old ones stay")
-				return
-			}
-			tokens.Set(list)
-			log.Info().Int("tokens", len(list)).Str("file", token.File()).Msg("took up changed tokens")
-		})
-		return nil
-	}
 }

@@ -30,6 +30,13 @@ type Client struct {
 	Since      time.Time `json:"since"`
 	Upstreams  []string  `json:"upstreams"`
 	Waiting    []string  `json:"waiting,omitempty"` // those of them whose service does not answer
+	License    *License  `json:"license,omitempty"` // where the server asks for one
+}
+
+// License is what a client is admitted by.
+type License struct {
+	Subject string    `json:"sub"`
+	Expires time.Time `json:"expires"`
 }
 
 // MarshalJSON writes lists without elements as [], which is what programs that

@@ -21,13 +21,17 @@ func (d Document) WriteTable(w io.Writer, now time.Time) error {
 		fmt.Fprintln(&out, "No clients are connected.")
 	} else {
 		table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-		row := func(id, addr, connected, upstreams string) {
+		licensed := slices.ContainsFunc(d.Clients, func(c Client) bool { return c.License != nil })
+		row := func(id, addr, connected, licence, upstreams string) {
+			if licensed {
+				upstreams = licence + "\t" + upstreams
+			}
 			// Room for "12 minutes" keeps the columns where they are as time goes by.
 			fmt.Fprintf(table, "%s\t%s\t%-10s\t%s\n", id, addr, connected, upstreams)
 		}
-		row("Client ID", "Remote Address", "Connected", "Upstreams")
+		row("Client ID", "Remote Address", "Connected", "Licence", "Upstreams")
 		for _, c := range d.Clients {
-			row(printable(c.ClientID), printable(c.RemoteAddr), since(c.Since, now), printable(strings.Join(c.states(), ", ")))
+			row(printable(c.ClientID), printable(c.RemoteAddr), since(c.Since, now), c.License.text(), printable(strings.Join(c.states(), ", ")))
 		}
 		table.Flush()
 	}
@@ -44,6 +48,13 @@ func (c Client) states() []string {
 		}
 	}
 	return out
+}
+
+func (l *License) text() string {
+	if l == nil {
+		return "none"
+	}
+	return printable(l.Subject) + " until " + l.Expires.UTC().Format(time.DateOnly)
 }
 
 // since puts the time between t and now into words, in its largest whole unit.

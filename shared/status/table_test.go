@@ -36,6 +36,13 @@ Version:  0.1.0
 		}, `Client ID  Remote Address  Connected   Upstreams
 a                          just now    *=http://a:1, 22=b:22 (waiting)
 `},
+		{"licences", []Client{
+			{ClientID: "a", Since: now, Upstreams: []string{"*=http://a:1"}, License: &License{Subject: "acme\x1b", Expires: now.Add(24 * time.Hour)}},
+			{ClientID: "b", Since: now, Upstreams: []string{"22=b:22"}},
+		}, `Client ID  Remote Address  Connected   Licence                 Upstreams
+a                          just now    acme� until 2026-05-05  *=http://a:1
+b                          just now    none                    22=b:22
+`},
 		{"several", []Client{
 			{ClientID: "a", RemoteAddr: "[2001:db8::1]:34988", Since: now.Add(-59 * time.Minute), Upstreams: []string{"*=http://127.0.0.1:8080"}},
 			{ClientID: "büro", RemoteAddr: "192.0.2.1:1", Since: now.Add(time.Minute), Upstreams: nil},

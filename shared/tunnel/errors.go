@@ -22,10 +22,11 @@ const (
 	CodeTLS         Code = 9  // the upstream's certificate was not accepted
 	CodeInternal    Code = 10 // a fault of the sender
 	CodeDead        Code = 11 // the peer was silent for too long
+	CodeDenied      Code = 12 // GOAWAY: the licence or the token of the session is no longer good
 )
 
 var codeNames = [...]string{"none", "cancelled", "refused", "timeout", "unreachable", "broken", "overload",
-	"protocol", "no_upstream", "tls", "internal", "dead"}
+	"protocol", "no_upstream", "tls", "internal", "dead", "denied"}
 
 // codeOf reads a code from the wire.
 func codeOf(v uint32) Code {

@@ -3,7 +3,7 @@
 //
 // agent.go is that loop, url.go how servers are named, connect.go one handshake, with
 // proxy.go for the way out of the private network, backoff.go the time in between,
-// leave.go how a session is left, and streams.go what happens to a stream that the server
+// leave.go how a session is left, renew.go how it gets a successor with a new token or licence, and streams.go what happens to a stream that the server
 // opens.
 package agent
 
@@ -25,8 +25,12 @@ import (
 
 // Config is what an Agent needs.
 type Config struct {
-	Server       *url.URL // ws or wss, with the path below which the control plane is
-	Token        func() string
+	Server  *url.URL // ws or wss, with the path below which the control plane is
+	Token   func() string
+	License func() string // "" or nil: none
+	// Changed returns a channel that is closed when Token or License return something else
+	// than now: a session that there is then gets a successor. Nil: never.
+	Changed      func() <-chan struct{}
 	TLS          TLSMode
 	CA           func() string // PEM, for TLSCustom
 	ClientID     string
@@ -104,7 +108,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	var left departures
 	defer left.wait()
 	backoff := backoff{delays: a.delays}
+	var before predecessor
 	for {
+		changed := a.changed() // before the token is read
 		session, goAway, err := a.connect(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -113,11 +119,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			wait := backoff.after(err)
 			a.cfg.Metrics.reconnected(err)
 			a.explain(err, wait)
-			if !sleep(ctx, wait) {
+			if !a.pause(ctx, wait, changed, &before, &backoff) {
 				return nil
 			}
 			continue
 		}
+		before = predecessor{}
 		a.use(session)
 		backoff.connected(a.returnOver)
 		left.succeeded()
@@ -128,6 +135,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.use(nil)
 			a.leave(session)
 			return nil
+		case <-changed:
+			before = predecessor{session, goAway} // and it stays in use
+			if !sleep(ctx, a.renew(ctx, &left, session)) {
+				return nil
+			}
+			continue
 		case g := <-goAway:
 			wait = a.depart(ctx, &left, session, g, &backoff)
 		case <-session.Done():
@@ -143,7 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		}
 		a.use(nil)
-		if !sleep(ctx, wait) {
+		if !a.pause(ctx, wait, changed, &before, &backoff) {
 			return nil
 		}
 	}

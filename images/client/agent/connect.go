@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/adit-tunnel/adit/shared/autotls"
+	"github.com/adit-tunnel/adit/shared/license"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 	"github.com/adit-tunnel/adit/shared/version"
@@ -80,10 +81,11 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 		WriteBufferSize: tunnel.WriteBufferSize,
 		WriteBufferPool: tunnel.WriteBufferPool,
 	}
-	conn, resp, err := dialer.DialContext(handshake, a.cfg.Server.JoinPath("connect").String(), http.Header{
-		"Authorization":    {"Bearer " + token},
-		tunnel.HelloHeader: lines,
-	})
+	head := http.Header{"Authorization": {"Bearer " + token}, tunnel.HelloHeader: lines}
+	if l := a.license(); l != "" {
+		head.Set(license.Header, l)
+	}
+	conn, resp, err := dialer.DialContext(handshake, a.cfg.Server.JoinPath("connect").String(), head)
 	if err != nil {
 		return nil, nil, a.refusal(handshake, resp, err)
 	}

@@ -17,7 +17,10 @@ const (
 	maxDepartures = 16
 )
 
-var errGoAway = errors.New("the server is leaving")
+var (
+	errGoAway  = errors.New("the server is leaving")
+	errRenewed = errors.New("the token or the licence has changed")
+)
 
 // leave tells the server that we go and waits for what is under way.
 func (a *Agent) leave(s *tunnel.Session) {
@@ -33,7 +36,11 @@ func (a *Agent) depart(ctx context.Context, left *departures, s *tunnel.Session,
 	wait := b.afterGoAway(g)
 	a.cfg.Metrics.reconnected(errGoAway)
 	event, message := a.log.Info(), "server is leaving"
-	if g.Code != tunnel.CodeNone { // not in the course of things
+	switch g.Code {
+	case tunnel.CodeNone:
+	case tunnel.CodeDenied:
+		event, message = a.log.Warn(), "the server does not let this connection stay"
+	default: // not in the course of things
 		event, message = a.log.Warn(), "connection lost"
 	}
 	event.Str("reason", g.Reason).Int("streams", s.Streams()).Stringer("reconnect_in", wait.Round(time.Millisecond)).Msg(message)

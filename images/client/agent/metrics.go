@@ -62,6 +62,8 @@ func (m *Metrics) reconnected(err error) {
 	switch {
 	case errors.Is(err, errGoAway):
 		reason = "goaway"
+	case errors.Is(err, errRenewed):
+		reason = "renewed"
 	case errors.As(err, &refused):
 		reason = "refused"
 	case errors.Is(err, autotls.ErrUntrusted), errors.Is(err, autotls.ErrIntercepted), errors.Is(err, autotls.ErrNoCA):

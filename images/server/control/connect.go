@@ -37,6 +37,7 @@ type client struct {
 	lease     *tcp.Lease         // on the ports
 	remote    string
 	since     time.Time
+	grant     // what lets it in
 
 	toldSince time.Time // the minute in which told lines about states were logged
 	told      int
@@ -46,6 +47,7 @@ type client struct {
 	replaced chan struct{} // closed when a newer connection of the same client took over
 	newer    string        // where that is from; set before replaced is closed
 	cut      chan struct{} // closed when that one was replaced, too
+	denied   chan denial   // why it may not stay; has room for one
 }
 
 // refusal is why a client may not connect, as a plain HTTP answer.
@@ -117,7 +119,11 @@ func (c *Control) admit(r *http.Request) (*client, error) {
 	case old == nil && c.cfg.MaxClients > 0 && len(c.clients)+c.joining >= c.cfg.MaxClients:
 		return nil, &refusal{http.StatusServiceUnavailable, fmt.Sprintf("the server has its limit of %d clients (MAX_CLIENTS)", c.cfg.MaxClients)}
 	}
+	if err := c.seatLocked(cl); err != nil {
+		return nil, err
+	}
 	if cl.lease, err = c.reserve(cl.ports); err != nil {
+		c.unseatLocked(cl)
 		return nil, err
 	}
 	c.joining++
@@ -141,12 +147,18 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 	}
 	cl := &client{
 		hello: hello, remote: r.RemoteAddr, since: time.Now(),
-		leaving: make(chan struct{}), replaced: make(chan struct{}), cut: make(chan struct{}),
+		leaving: make(chan struct{}), replaced: make(chan struct{}), cut: make(chan struct{}), denied: make(chan denial, 1),
+	}
+	if cl.grant, err = c.grant(r); err != nil {
+		return nil, err
 	}
 	for i, text := range hello.Upstreams {
 		u, err := route.Parse(text)
 		if err != nil {
 			return nil, &refusal{http.StatusBadRequest, "upstream " + err.Error()}
+		}
+		if err := c.covered(cl.license, u); err != nil {
+			return nil, err
 		}
 		b := &routing.Backend{ClientID: hello.ClientID, Index: i, Upstream: u}
 		switch {
@@ -204,6 +216,7 @@ func (c *Control) abandon(cl *client) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.joining--
+	c.unseatLocked(cl)
 	cl.lease.Release()
 }
 
@@ -308,6 +321,8 @@ func (c *Control) attend(cl *client) error {
 		return errors.New(shuttingDown)
 	case <-cl.replaced:
 		return c.retire(cl)
+	case d := <-cl.denied:
+		return c.dismiss(cl, d)
 	case <-cl.leaving:
 	}
 	select {
@@ -319,6 +334,8 @@ func (c *Control) attend(cl *client) error {
 		return errors.New(shuttingDown)
 	case <-cl.replaced:
 		return c.retire(cl)
+	case d := <-cl.denied:
+		return c.dismiss(cl, d)
 	}
 }
 
@@ -372,6 +389,9 @@ func (c *Control) register(cl *client) (old *client, err error) {
 	cl.lease.Serve()
 	c.joining--
 	c.clients[id] = cl
+	if reason := c.revoked(cl); reason != "" { // in the course of the handshake
+		cl.denied <- denial{reason, returnGrace}
+	}
 	if old != nil {
 		c.takeOut(old)
 		if before := c.replaced[id]; before != nil {
@@ -404,5 +424,6 @@ func (c *Control) takeOut(cl *client) {
 	if c.cfg.Table != nil {
 		c.cfg.Table.Remove(cl.backends)
 	}
+	c.unseatLocked(cl)
 	cl.lease.Release()
 }

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -31,6 +32,7 @@ import (
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
 	"github.com/adit-tunnel/adit/shared/auth"
+	"github.com/adit-tunnel/adit/shared/license"
 	"github.com/adit-tunnel/adit/shared/status"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 	"github.com/adit-tunnel/adit/shared/version"
@@ -40,8 +42,10 @@ import (
 type Config struct {
 	Tokens   *auth.Tokens
 	Throttle *auth.Throttle
-	Table    *routing.Table // of hosts; nil when the server does not serve HTTP
-	Ports    *tcp.Plane     // nil when it does not serve TCP
+	// Keys are those of the licences that clients need; nil when they need none.
+	Keys  *atomic.Pointer[license.Keys]
+	Table *routing.Table // of hosts; nil when the server does not serve HTTP
+	Ports *tcp.Plane     // nil when it does not serve TCP
 	// CA serves /.well-known/ca.crt; nil when the server has no CA of its own.
 	CA http.Handler
 	// Observe serves /metrics, /healthz and /readyz.
@@ -49,9 +53,10 @@ type Config struct {
 	Mode         string
 	Reserved     string // path at and below which no upstream can be; empty: none
 	PingInterval time.Duration
-	MaxClients   int    // 0: no limit
-	MaxStreams   int    // of one client
-	Leaving      func() // called when sessions begin to leave, if set; must not block
+	Drain        time.Duration // for streams of a client that may not stay
+	MaxClients   int           // 0: no limit
+	MaxStreams   int           // of one client
+	Leaving      func()        // called when sessions begin to leave, if set; must not block
 	Counters     *tunnel.Counters
 	Metrics      *Metrics
 	Log          zerolog.Logger
@@ -69,12 +74,13 @@ type Control struct {
 	aliveAfter time.Duration // how long a connection that was taken over may take to answer
 
 	mu       sync.Mutex
-	clients  map[string]*client // by client id
-	replaced map[string]*client // by client id: the one before, finishing what is under way
-	joining  int                // clients that were admitted and are not yet in clients
-	peak     int                // the most clients that there were
-	unready  bool               // for probes
-	draining bool               // no new clients
+	clients  map[string]*client        // by client id
+	replaced map[string]*client        // by client id: the one before, finishing what is under way
+	joining  int                       // clients that were admitted and are not yet in clients
+	seats    map[string]map[string]int // by licence, by client id: connections, joining too
+	peak     int                       // the most clients that there were
+	unready  bool                      // for probes
+	draining bool                      // no new clients
 	closed   bool
 	closing  chan struct{}  // closed with closed
 	work     sync.WaitGroup // handshakes and sessions; begun under the lock, and not while draining
@@ -99,6 +105,7 @@ func New(cfg Config) *Control {
 		aliveAfter: aliveAfter,
 		clients:    map[string]*client{},
 		replaced:   map[string]*client{},
+		seats:      map[string]map[string]int{},
 		closing:    make(chan struct{}),
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: 10 * time.Second,
@@ -262,6 +269,7 @@ func (c *Control) Document() status.Document {
 	for _, cl := range c.clients {
 		doc.Clients = append(doc.Clients, status.Client{
 			ClientID: cl.hello.ClientID, RemoteAddr: cl.remote, Since: cl.since, Upstreams: cl.upstreams, Waiting: cl.waiting(),
+			License: cl.licenseStatus(),
 		})
 	}
 	c.mu.Unlock()

@@ -18,6 +18,7 @@ type Metrics struct {
 	requests     []*prometheus.CounterVec // one for each of the modes
 	authFailures *prometheus.CounterVec
 	dropped      prometheus.Counter
+	refusals     *prometheus.CounterVec // registered where licences are needed
 }
 
 // NewMetrics registers the series with reg, and those of the sessions' streams. Modes
@@ -42,6 +43,10 @@ func NewMetrics(reg prometheus.Registerer, modes []string, counters *tunnel.Coun
 		Name: "adit_dropped_handshakes_total",
 		Help: "Connections to the control plane that were dropped before they became a client's, because there were too many.",
 	})
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "adit_license_refusals_total",
+		Help: "Clients that were refused for their licence, by the claim that failed.",
+	}, []string{"claim"})
 	reg.MustRegister(m.authFailures, m.dropped)
 	tunnel.Register(reg, counters)
 	return m
@@ -92,6 +97,10 @@ func (m *Metrics) collect(c *Control) {
 	}
 	upstreams("healthy", false)
 	upstreams("waiting", true)
+	if c.cfg.Keys != nil {
+		m.reg.MustRegister(m.refusals, &licenseCollector{c: c, desc: prometheus.NewDesc("adit_license_expiry_timestamp_seconds",
+			"When the first of the licences of the connected clients expires, in seconds since 1970.", nil, nil)})
+	}
 	m.reg.MustRegister(&rttCollector{c: c, desc: prometheus.NewDesc("adit_session_rtt_seconds",
 		"Least round trip of the last pings, over all sessions: the smallest, and the largest.", []string{"of"}, nil)})
 }
@@ -124,6 +133,24 @@ func (r *rttCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(r.desc, prometheus.GaugeValue, most, "farthest")
 	}
 }
+
+// licenseCollector reports one time for all clients; there is none while no client is
+// connected.
+type licenseCollector struct {
+	c    *Control
+	desc *prometheus.Desc
+}
+
+func (l *licenseCollector) Describe(ch chan<- *prometheus.Desc) { ch <- l.desc }
+
+func (l *licenseCollector) Collect(ch chan<- prometheus.Metric) {
+	if at := l.c.soonest(); !at.IsZero() {
+		ch <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, float64(at.Unix()))
+	}
+}
+
+// unlicensed counts a refusal.
+func (m *Metrics) unlicensed(claim string) { m.refusals.WithLabelValues(claim).Inc() }
 
 // AuthFailed counts a failed authentication.
 func (m *Metrics) AuthFailed(reason string) { m.authFailures.WithLabelValues(reason).Inc() }
