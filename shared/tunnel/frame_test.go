@@ -147,12 +147,12 @@ func TestReasons(t *testing.T) {
 }
 
 func TestCodes(t *testing.T) {
-	for c := CodeNone; c <= CodeDead; c++ {
+	for c := CodeNone; c <= CodeDenied; c++ {
 		if codeOf(uint32(c)) != c || c.String() == "" {
 			t.Errorf("code %d is %d %q", c, codeOf(uint32(c)), c)
 		}
 	}
-	for _, v := range []uint32{uint32(CodeDead) + 1, 1 << 31, 1<<32 - 1} {
+	for _, v := range []uint32{uint32(CodeDenied) + 1, 1 << 31, 1<<32 - 1} {
 		if c := codeOf(v); c != CodeInternal {
 			t.Errorf("unknown code %d is %s", v, c)
 		}
