@@ -243,7 +243,7 @@ func (b *bed) startIperf(ctx context.Context) error {
 func (b *bed) stream(ctx context.Context, p *peer, reverse bool) (bits, moved float64, err error) {
 	late := until(ctx, "iperf3", func() bool {
 		bits, moved, err = b.tryStream(ctx, p, reverse)
-		return err == nil || !strings.Contains(err.Error(), "busy")
+		return err == nil || !strings.Contains(err.Error(), "busy") && !strings.Contains(err.Error(), "closed unexpectedly")
 	})
 	if err == nil {
 		err = late

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +47,7 @@ func TestChaosKill(t *testing.T) {
 func (p *program) freeze() (thaw func()) {
 	p.t.Helper()
 	p.signal(syscall.SIGSTOP)
+	within(p.t, patience, p.stopped) // until then it may take on a stream, and stand still with it
 	thawed := false
 	thaw = func() {
 		if !thawed {
@@ -53,6 +57,24 @@ func (p *program) freeze() (thaw func()) {
 	}
 	p.t.Cleanup(thaw)
 	return thaw
+}
+
+// stopped returns nil once no thread of the process runs any more (proc(5): state T).
+func (p *program) stopped() error {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		return fmt.Errorf("no threads: %v", err)
+	}
+	for _, path := range tasks {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "T") {
+			return fmt.Errorf("%s: %s", path, stat)
+		}
+	}
+	return nil
 }
 
 // TestChaosFrozenClient freezes one of two clients. Visitors are served by the other, those of a port that only the
