@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,7 +11,7 @@ import (
 type CIDRs []netip.Prefix
 
 // Decode accepts networks such as 10.0.0.0/8 and single addresses, separated by
-// commas.
+// commas, and at least one.
 func (c *CIDRs) Decode(value string) error {
 	var list CIDRs
 	for _, item := range splitList(value) {
@@ -19,6 +20,9 @@ func (c *CIDRs) Decode(value string) error {
 			return fmt.Errorf("%q is not a network: use addresses or CIDRs such as 10.0.0.0/8, separated by commas", item)
 		}
 		list = append(list, prefix)
+	}
+	if len(list) == 0 { // no restriction at all is not what it looks like
+		return errors.New("holds no network: write addresses or CIDRs such as 10.0.0.0/8, separated by commas")
 	}
 	*c = list
 	return nil

@@ -42,9 +42,11 @@ type validator interface {
 // that could not be read is left out: it is about the default.
 func Load(spec any) error {
 	var unread, relations Faults
-	for _, v := range variables(spec) {
+	vars := variables(spec)
+	for _, v := range vars {
 		unread.add(v.load())
 	}
+	unread.add(strays(vars))
 	for _, s := range structs(reflect.ValueOf(spec).Elem()) {
 		if v, ok := s.Addr().Interface().(validator); ok {
 			relations.add(v.Validate())
@@ -62,7 +64,8 @@ func Load(spec any) error {
 	return &faults
 }
 
-// Names returns every variable that spec reads, with the NAME_FILE forms.
+// Names returns every variable that spec reads, with the NAME_FILE forms, and of an [Each]
+// those that are given.
 func Names(spec any) []string {
 	var names []string
 	for _, v := range variables(spec) {

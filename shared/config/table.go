@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"unicode"
@@ -17,6 +18,9 @@ func WriteMarkdown(w io.Writer, spec any) error {
 	fmt.Fprint(out, "| Variable | Default | Description |\n|---|---|---|\n")
 	vars := variables(spec)
 	for _, v := range vars {
+		if v.of != "" { // the table is the same in every environment
+			continue
+		}
 		def := ""
 		switch {
 		case v.def != "":
@@ -28,6 +32,9 @@ func WriteMarkdown(w io.Writer, spec any) error {
 	}
 	if anyFile(vars) {
 		fmt.Fprint(out, "\n\\* The value may also come from a file: set `NAME_FILE` to its path.\n")
+	}
+	if anyEach(vars) {
+		fmt.Fprint(out, "\n† For one of several alone, by its place in the list: `NAME_1` is for the first, `NAME_2` for the second, each in place of `NAME`.\n")
 	}
 	return out.Flush()
 }
@@ -48,6 +55,9 @@ func WriteEnv(w io.Writer, spec any) error {
 	}
 	if anyFile(vars) {
 		fmt.Fprint(out, "\n* The value may also come from a file: set NAME_FILE to its path.\n")
+	}
+	if anyEach(vars) {
+		fmt.Fprint(out, "\n† For one of several alone, by its place in the list: NAME_1 is for the first, NAME_2 for the second, each in place of NAME.\n")
 	}
 	return out.Flush()
 }
@@ -101,10 +111,18 @@ func Environment(spec any, more ...string) []Assignment {
 var passwordRegexp = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 
 func (v variable) star() string {
+	star := ""
 	if v.file {
-		return "*"
+		star = "*"
 	}
-	return ""
+	if v.each {
+		star += "†"
+	}
+	return star
+}
+
+func anyEach(vars []variable) bool {
+	return slices.ContainsFunc(vars, func(v variable) bool { return v.each })
 }
 
 func anyFile(vars []variable) bool {

@@ -27,6 +27,10 @@ type variable struct {
 	required bool
 	secret   bool
 	file     bool // NAME_FILE is read too
+
+	each   bool   // NAME_1 and so on are read too
+	of     string // the variable whose place this one takes for one of several; empty: none
+	loaded func() // called when the field is set; may be nil
 }
 
 var secretType = reflect.TypeFor[Secret]()
@@ -49,7 +53,10 @@ func collect(prefix string, s reflect.Value) []variable {
 			continue
 		}
 		name := variableName(prefix, info)
-		if isGroup(field) {
+		several, isEach := field.Addr().Interface().(each)
+		if isEach {
+			field = several.all()
+		} else if isGroup(field) {
 			if info.Anonymous {
 				name = prefix
 			}
@@ -57,7 +64,7 @@ func collect(prefix string, s reflect.Value) []variable {
 			continue
 		}
 		secret := field.Type() == secretType
-		list = append(list, variable{
+		v := variable{
 			name:     name,
 			field:    field,
 			def:      info.Tag.Get("default"),
@@ -65,7 +72,12 @@ func collect(prefix string, s reflect.Value) []variable {
 			required: isTrue(info.Tag.Get("required")),
 			secret:   secret,
 			file:     secret || isTrue(info.Tag.Get("file")),
-		})
+			each:     isEach,
+		}
+		list = append(list, v)
+		if isEach {
+			list = append(list, v.places(several)...)
+		}
 	}
 	return list
 }
@@ -74,7 +86,7 @@ func collect(prefix string, s reflect.Value) []variable {
 func structs(s reflect.Value) []reflect.Value {
 	list := []reflect.Value{s}
 	for i := range s.NumField() {
-		if field := s.Field(i); field.CanSet() && isGroup(field) {
+		if field := s.Field(i); field.CanSet() && isGroup(field) && !isEach(field) {
 			list = append(list, structs(field)...)
 		}
 	}
@@ -84,6 +96,11 @@ func structs(s reflect.Value) []reflect.Value {
 // isGroup tells a struct of variables from a struct that is the value of one.
 func isGroup(field reflect.Value) bool {
 	return field.Kind() == reflect.Struct && !decodesItself(field)
+}
+
+func isEach(field reflect.Value) bool {
+	_, ok := field.Addr().Interface().(each)
+	return ok
 }
 
 func decodesItself(field reflect.Value) bool {
@@ -128,6 +145,9 @@ func (v variable) load() error {
 		if err = v.decode(value); err == nil {
 			if v.secret {
 				v.field.Addr().Interface().(*Secret).file = path
+			}
+			if v.loaded != nil {
+				v.loaded()
 			}
 			return nil
 		}
