@@ -49,7 +49,7 @@ func NewThrottle() *Throttle {
 func (t *Throttle) Delay(addr netip.Addr) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e, ok := t.entries[bucket(addr)]; ok {
+	if e, ok := t.entries[Network(addr)]; ok {
 		return e.Value.(*failures).wait(time.Now())
 	}
 	return 0
@@ -61,7 +61,7 @@ func (t *Throttle) Fail(addr netip.Addr) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	key := bucket(addr)
+	key := Network(addr)
 	e, ok := t.entries[key]
 	if !ok {
 		if t.recent.Len() >= maxAddresses {
@@ -94,8 +94,9 @@ func (t *Throttle) Fail(addr netip.Addr) time.Duration {
 
 func (f *failures) wait(now time.Time) time.Duration { return max(0, f.until.Sub(now)) }
 
-// bucket returns the network that an address is counted with. Addresses that are not known share one.
-func bucket(addr netip.Addr) netip.Prefix {
+// Network returns the network that an address is counted with: its /64, or itself for IPv4. Addresses that are
+// not known share one.
+func Network(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap()
 	bits := addr.BitLen()
 	if addr.Is6() {

@@ -6,6 +6,7 @@
 //	example.com=http://app:8000               one host
 //	*.example.com=https://app:8443            every host below example.com
 //	example.com/api=http://api:9000           one host, paths at and below /api
+//	example.com=h2c://grpc:50051              HTTP/2 without TLS, as gRPC mostly is
 //	example.com=unix:///run/app.sock          HTTP over a unix socket
 //	localhost:8001                            TCP: public port 8001
 //	2222=localhost:22                         TCP: public port 2222
@@ -13,7 +14,10 @@
 // Options of one upstream follow as a query: ?insecure=true (https: do not verify the
 // certificate), ?host=name (send this Host to the upstream instead of the visitor's),
 // ?proxy=v1 or v2 (begin each connection with a PROXY header that tells who the visitor is),
-// ?wait=tcp or a path (visitors wait until the service is there, see [Wait]).
+// ?http2=true (https, unix: the service is spoken HTTP/2 with, as h2c:// always is),
+// ?wait=tcp or a path (visitors wait until the service is there, see [Wait]), ?allow=10.0.0.0/8
+// (who may visit; several times for several networks), ?pass_auth=true (credentials that
+// admitted a visitor are passed on).
 package route
 
 import (
@@ -35,6 +39,7 @@ type Scheme string
 const (
 	HTTP  Scheme = "http"
 	HTTPS Scheme = "https"
+	H2C   Scheme = "h2c"
 	Unix  Scheme = "unix"
 	TCP   Scheme = "tcp"
 )
@@ -50,12 +55,21 @@ type Upstream struct {
 
 	Insecure    bool   // https: any certificate will do
 	RewriteHost string // the Host that the upstream gets, if not the visitor's
+	HTTP2       bool   // https, unix: speaks HTTP/2; see SpeaksHTTP2
 	Proxy       int    // version of the PROXY protocol that the upstream wants, 1 or 2, or 0
-	Wait        Wait   // whether visitors wait for the service; the client's own business
+
+	// What is the client's own business, or known to the server in another way.
+	Wait     Wait   // whether visitors wait for the service
+	Allow    string // networks that visitors may come from, separated by commas; not looked at here
+	PassAuth bool   // credentials of visitors are passed on
 }
 
 // IsTCP reports whether the route is a public TCP port.
 func (u Upstream) IsTCP() bool { return u.Port != 0 }
+
+// SpeaksHTTP2 reports whether the upstream is spoken HTTP/2 with, and not HTTP/1.1. The
+// server has to know before it has a stream, and the client makes sure of it.
+func (u Upstream) SpeaksHTTP2() bool { return u.Scheme == H2C || u.HTTP2 }
 
 // Route returns the public side: "example.com/api", "*", "2222".
 func (u Upstream) Route() string {
@@ -81,6 +95,9 @@ func (u Upstream) String() string {
 	if u.RewriteHost != "" {
 		query.Set("host", u.RewriteHost)
 	}
+	if u.HTTP2 {
+		query.Set("http2", "true")
+	}
 	if u.Proxy != 0 {
 		query.Set("proxy", "v"+strconv.Itoa(u.Proxy))
 	}
@@ -89,8 +106,17 @@ func (u Upstream) String() string {
 		b.WriteString(sep + query.Encode())
 		sep = "&"
 	}
-	if u.Wait.Kind != WaitUnset { // readable: nothing in it needs escaping
+	// Readable: nothing in these needs escaping.
+	if u.Wait.Kind != WaitUnset {
 		b.WriteString(sep + "wait=" + u.Wait.String())
+		sep = "&"
+	}
+	if u.PassAuth {
+		b.WriteString(sep + "pass_auth=true")
+		sep = "&"
+	}
+	if u.Allow != "" {
+		b.WriteString(sep + "allow=" + strings.ReplaceAll(u.Allow, ",", "&allow="))
 	}
 	return b.String()
 }
@@ -122,7 +148,7 @@ func (l List) Strings() []string {
 func (l List) Announced() []string {
 	out := make([]string, len(l))
 	for i, u := range l {
-		u.Wait = Wait{}
+		u.Wait, u.Allow, u.PassAuth = Wait{}, "", false
 		out[i] = u.String()
 	}
 	return out
@@ -181,13 +207,19 @@ func parse(text string) (u Upstream, err error) {
 	}
 	switch {
 	case !u.IsTCP() && u.Scheme == TCP:
-		return u, fmt.Errorf("a host leads to http, https or unix: write %s=http://%s", u.Route(), u.Address)
-	case u.IsTCP() && (u.Scheme == HTTP || u.Scheme == HTTPS):
+		return u, fmt.Errorf("a host leads to http, https, h2c or unix: write %s=http://%s", u.Route(), u.Address)
+	case u.IsTCP() && (u.Scheme == HTTP || u.Scheme == HTTPS || u.Scheme == H2C):
 		return u, fmt.Errorf("a port carries plain bytes: write %s=%s", u.Route(), u.Address)
 	case u.Insecure && u.Scheme != HTTPS:
 		return u, errors.New("insecure=true is for https upstreams only")
 	case u.RewriteHost != "" && u.IsTCP():
 		return u, errors.New("host= is for HTTP upstreams only")
+	case u.PassAuth && u.IsTCP():
+		return u, errors.New("pass_auth=true is for HTTP upstreams only")
+	case u.HTTP2 && (u.IsTCP() || u.Scheme != HTTPS && u.Scheme != Unix):
+		return u, errors.New("http2=true is for https and unix upstreams: write h2c:// for HTTP/2 without TLS")
+	case u.SpeaksHTTP2() && u.Proxy != 0:
+		return u, errors.New("proxy= tells of one visitor for each connection, and connections of HTTP/2 are shared: leave it out")
 	}
 	return u, nil
 }
@@ -214,7 +246,7 @@ func parseTarget(text string, u *Upstream) (Scheme, string, error) {
 		return TCP, text, nil
 	}
 	switch s := Scheme(strings.ToLower(scheme)); s {
-	case HTTP, HTTPS:
+	case HTTP, HTTPS, H2C:
 		rest = strings.TrimSuffix(rest, "/")
 		if strings.ContainsAny(rest, "/#") {
 			return "", "", errors.New("an upstream is an address without a path: the visitor's path is passed on as it is")
@@ -223,7 +255,7 @@ func parseTarget(text string, u *Upstream) (Scheme, string, error) {
 			return "", "", errors.New("an upstream has no user or password in its address")
 		}
 		if host, err := netip.ParseAddr(strings.Trim(rest, "[]")); err == nil || !strings.Contains(rest, ":") {
-			port := map[Scheme]string{HTTP: "80", HTTPS: "443"}[s]
+			port := map[Scheme]string{HTTP: "80", HTTPS: "443", H2C: "80"}[s]
 			if err == nil {
 				rest = host.String()
 			}
@@ -247,7 +279,7 @@ func parseTarget(text string, u *Upstream) (Scheme, string, error) {
 		}
 		return s, rest, nil
 	}
-	return "", "", fmt.Errorf("unknown scheme %s://: use http://, https://, unix:// or host:port for TCP", scheme)
+	return "", "", fmt.Errorf("unknown scheme %s://: use http://, https://, h2c://, unix:// or host:port for TCP", scheme)
 }
 
 func checkHostPort(s string) error {
@@ -284,13 +316,17 @@ func parseOptions(query string, u *Upstream) error {
 		return fmt.Errorf("options: %w", err)
 	}
 	for name, v := range values {
-		if len(v) > 1 {
+		if len(v) > 1 && name != "allow" {
 			return fmt.Errorf("option %s is there twice", name)
 		}
 		switch name {
 		case "insecure":
 			if u.Insecure, err = strconv.ParseBool(v[0]); err != nil {
 				return fmt.Errorf("insecure=%q: use true or false", v[0])
+			}
+		case "http2":
+			if u.HTTP2, err = strconv.ParseBool(v[0]); err != nil {
+				return fmt.Errorf("http2=%q: use true or false", v[0])
 			}
 		case "host":
 			if u.RewriteHost = v[0]; !validHostHeader(u.RewriteHost) {
@@ -309,8 +345,27 @@ func parseOptions(query string, u *Upstream) error {
 			if u.Wait, err = ParseWait(v[0]); err != nil {
 				return fmt.Errorf("wait=%w", err)
 			}
+		case "allow":
+			if err := checkAllow(v); err != nil {
+				return err
+			}
+			u.Allow = strings.Join(v, ",")
+		case "pass_auth":
+			if u.PassAuth, err = strconv.ParseBool(v[0]); err != nil {
+				return fmt.Errorf("pass_auth=%q: use true or false", v[0])
+			}
 		default:
-			return fmt.Errorf("unknown option %q: use insecure, host, proxy or wait", name)
+			return fmt.Errorf("unknown option %q: use insecure, host, http2, proxy, wait, allow or pass_auth", name)
+		}
+	}
+	return nil
+}
+
+// checkAllow looks only whether the values can be networks: whoever uses them parses them.
+func checkAllow(values []string) error {
+	for _, v := range values {
+		if v == "" || strings.Trim(v, "0123456789abcdefABCDEF.:/") != "" {
+			return fmt.Errorf("allow=%q is not a network: write an address or a CIDR such as 10.0.0.0/8, and allow= again for another", v)
 		}
 	}
 	return nil

@@ -22,6 +22,11 @@ func TestParse(t *testing.T) {
 		{"path of every host", "*/api=http://api:9000", "*/api=http://api:9000"},
 		{"unix", "unix:///run/app.sock", "*=unix:///run/app.sock"},
 		{"unix host", "a.b=unix:///run/app.sock?host=x", "a.b=unix:///run/app.sock?host=x"},
+		{"h2c", "grpc.example=h2c://grpc:50051", "grpc.example=h2c://grpc:50051"},
+		{"h2c default port", "h2c://app", "*=h2c://app:80"},
+		{"http2", "https://app?http2=true&insecure=true", "*=https://app:443?http2=true&insecure=true"},
+		{"http2 unix", "unix:///run/app.sock?http2=true", "*=unix:///run/app.sock?http2=true"},
+		{"http2 false", "https://app?http2=false", "*=https://app:443"},
 		{"options", "https://app:8443?insecure=true&host=inner", "*=https://app:8443?host=inner&insecure=true"},
 		{"insecure false", "https://app:8443?insecure=false", "*=https://app:8443"},
 		{"tcp", "localhost:8001", "8001=localhost:8001"},
@@ -35,6 +40,9 @@ func TestParse(t *testing.T) {
 		{"wait for a status", "https://app:443?wait=/healthz=204&insecure=true", "*=https://app:443?insecure=true&wait=/healthz=204"},
 		{"wait for statuses, escaped", "2222=app:80?wait=%2Fa%2Fb%3D200-204", "2222=app:80?wait=/a/b=200-204"},
 		{"do not wait", "22=app:22?wait=false", "22=app:22?wait=off"},
+		{"allow", "http://app:80?allow=10.0.0.0/8&host=x&allow=2001:db8::1", "*=http://app:80?host=x&allow=10.0.0.0/8&allow=2001:db8::1"},
+		{"tcp allow", "22=app:22?allow=::ffff:10.0.0.0%2F104&wait=tcp", "22=app:22?wait=tcp&allow=::ffff:10.0.0.0/104"},
+		{"pass auth", "http://app:80?pass_auth=1&allow=::1", "*=http://app:80?pass_auth=true&allow=::1"},
 		{"address as host", "10.0.0.1=http://app:80", "10.0.0.1=http://app:80"},
 	}
 	for _, tt := range tests {
@@ -77,8 +85,20 @@ func TestParseRefuses(t *testing.T) {
 		{"insecure word", "https://app:80?insecure=maybe", "true or false"},
 		{"insecure http", "http://app:80?insecure=true", "https upstreams only"},
 		{"host on tcp", "22=app:22?host=x", "HTTP upstreams only"},
+		{"http2 word", "https://app?http2=2", "true or false"},
+		{"http2 with http", "http://app?http2=true", "write h2c://"},
+		{"http2 on tcp", "22=unix:///run/app.sock?http2=true", "https and unix upstreams"},
+		{"h2c on tcp", "22=h2c://app:80", "write 22=app:80"},
+		{"h2c with proxy", "h2c://app:80?proxy=v2", "leave it out"},
+		{"insecure h2c", "h2c://app:80?insecure=true", "https upstreams only"},
 		{"wait for what", "http://app:80?wait=http", "write tcp, a path such as /healthz"},
 		{"wait for nothing", "http://app:80?wait=", "write tcp"},
+		{"allow whom", "http://app:80?allow=everyone", "allow=\"everyone\" is not a network"},
+		{"allow nobody", "http://app:80?allow=", "is not a network"},
+		{"allow a list", "http://app:80?allow=10.0.0.0/8%2C::1", "allow= again for another"},
+		{"host twice", "http://app:80?host=a&host=b", "option host is there twice"},
+		{"pass auth word", "http://app:80?pass_auth=maybe", "use true or false"},
+		{"pass auth on tcp", "22=app:22?pass_auth=true", "HTTP upstreams only"},
 		{"header injection", "http://app:80?host=a%0d%0ab", "not a host name"},
 		{"relative socket", "unix://run/app.sock", "absolute path"},
 		{"number with a dot", "0.=http://app:80", "is a number"},
@@ -114,7 +134,7 @@ func TestParseList(t *testing.T) {
 // FuzzParse checks that whatever is taken has a canonical form that means the same,
 // and is safe to put into a header or a log line.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"a=http://b?wait=/c=200-299", "1=b:2?wait=tcp&proxy=v1", "http://127.0.0.1:8080", "*.example.com/a=https://b:1?insecure=1&host=c", "2222=localhost:22", "unix:///a", "[::1]=http://[::1]", "a=b=c?d=e"} {
+	for _, s := range []string{"a=http://b?allow=::1&allow=10.0.0.0/8&pass_auth=true", "a=http://b?wait=/c=200-299", "1=b:2?wait=tcp&proxy=v1", "http://127.0.0.1:8080", "*.example.com/a=https://b:1?insecure=1&host=c", "2222=localhost:22", "unix:///a", "[::1]=http://[::1]", "a=b=c?d=e"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -90,9 +90,9 @@ func TestWaitOr(t *testing.T) {
 	}
 }
 
-// A server that knows nothing of waiting takes what it is told.
+// A server that knows nothing of waiting, or of who may visit, takes what it is told.
 func TestAnnounced(t *testing.T) {
-	l, err := ParseList("http://app?wait=/healthz,22=app:22?wait=tcp&proxy=v1")
+	l, err := ParseList("http://app?wait=/healthz&allow=::1&pass_auth=true,22=app:22?wait=tcp&proxy=v1")
 	if err != nil {
 		t.Fatal(err)
 	}

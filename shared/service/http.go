@@ -18,6 +18,9 @@ import (
 // if serving broke off by itself. Connections that a handler hijacked are not
 // waited for: they are their owner's.
 //
+// If l has a method Settle it is called first, with the server still at work: l may have
+// business of its own to hand over to the server before that turns requests away.
+//
 // Unless srv has an ErrorLog, what it has to say goes to log.
 func HTTP(name string, srv *http.Server, l net.Listener, drain time.Duration, log zerolog.Logger) (execute func() error, interrupt func(error)) {
 	log = log.With().Str("server", name).Logger()
@@ -35,6 +38,9 @@ func HTTP(name string, srv *http.Server, l net.Listener, drain time.Duration, lo
 		case <-ctx.Done():
 		}
 		log.Info().Stringer("at_most", drain).Msg("draining")
+		if l, ok := l.(interface{ Settle() }); ok {
+			l.Settle()
+		}
 		limit, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		if err := srv.Shutdown(limit); err != nil {
@@ -45,6 +51,12 @@ func HTTP(name string, srv *http.Server, l net.Listener, drain time.Duration, lo
 		return nil
 	}
 	return execute, func(error) { stop() }
+}
+
+// StandardLog has what libraries say through the standard logger go to log.
+func StandardLog(log zerolog.Logger) {
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(errorLog{log})
 }
 
 // errorLog passes on what net/http writes to its log, at the level it deserves.

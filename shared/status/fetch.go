@@ -48,7 +48,7 @@ func Fetch(ctx context.Context, client *http.Client, url, token string) (Documen
 func refusal(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		return errors.New("the token was refused: set TOKEN or TOKEN_FILE to a token that the server has")
+		return errors.New("the token was refused: set TOKEN or TOKEN_FILE to a token that the server has; one with OPERATOR_TOKEN tells its status to nobody else")
 	case http.StatusNotFound:
 		return errors.New("there is no status here: use the address of the control plane")
 	case http.StatusTooManyRequests:

@@ -35,8 +35,10 @@ type Client struct {
 
 // License is what a client is admitted by.
 type License struct {
-	Subject string    `json:"sub"`
-	Expires time.Time `json:"expires"`
+	Subject    string    `json:"sub"`
+	Expires    time.Time `json:"expires"`
+	MaxClients int       `json:"maxClients,omitempty"` // 0: any number
+	KeyID      string    `json:"keyID"`                // of the public key that verified it
 }
 
 // MarshalJSON writes lists without elements as [], which is what programs that
