@@ -17,7 +17,7 @@ func Write(fd uintptr, p []byte) (int, error) { return call(syscall.SYS_WRITE, f
 
 func call(number, fd uintptr, p []byte) (int, error) {
 	for {
-		n, _, errno := syscall.RawSyscall(number, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall(number, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p))) // #nosec G103 -- as package syscall does it
 		switch errno {
 		case 0:
 			return int(n), nil

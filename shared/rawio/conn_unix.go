@@ -28,6 +28,11 @@ type op struct {
 	p    []byte
 	n    int
 	err  error
+
+	ahead bool // a read may take more than it returns
+	pace  Pace
+	much  bool  // the next one is worth a wide buffer
+	kept  *kept // what it took
 }
 
 // Wrap returns conn as a [Conn] if it is a *net.TCPConn, and otherwise conn itself.
@@ -53,6 +58,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if c.r.ahead {
+		if n := c.r.take(p); n > 0 {
+			return n, nil
+		}
+	}
 	n, err := c.r.do(c.raw.Read, p)
 	if err != nil {
 		return n, c.fault("read", err)
@@ -61,6 +71,18 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// Close implements net.Conn. What was read ahead is lost.
+func (c *Conn) Close() error {
+	err := c.TCPConn.Close() // which ends a Read that waits
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	if c.r.kept != nil {
+		c.r.kept.recycle()
+		c.r.kept = nil
+	}
+	return err
 }
 
 // Write implements net.Conn.

@@ -37,8 +37,9 @@ type block struct {
 	sent int
 }
 
-// room is how much a block of the pool may hold, in bytes; a larger one is not kept.
-const room = 160 << 10
+// room is how much a block of the pool may hold, in bytes; a larger one is not kept. What
+// append makes for a message of WideSize in records of TLS is less than 700 KiB.
+const room = 704 << 10
 
 var blocks = sync.Pool{New: func() any { return new(block) }}
 

@@ -50,6 +50,70 @@ func TestConn(t *testing.T) {
 	})
 }
 
+// The same of one that reads ahead.
+func TestReadAhead(t *testing.T) {
+	nettest.TestConn(t, func() (a, b net.Conn, stop func(), err error) {
+		a, b = pair(t)
+		a.(*Conn).ReadAhead()
+		b.(*Conn).ReadAhead()
+		return a, b, func() { a.Close(); b.Close() }, nil
+	})
+	a, b := pair(t)
+	b.(*Conn).ReadAhead()
+	sent := make([]byte, 8*WideSize)
+	_, _ = rand.Read(sent)
+	go func() {
+		_, _ = a.Write(sent)
+		_ = a.(*Conn).CloseWrite()
+	}()
+	var got []byte
+	ahead := 0
+	for size := 1; ; size = 3*size%(2*aheadSize) + 1 {
+		p := make([]byte, size)
+		n, err := b.Read(p)
+		got = append(got, p[:n]...)
+		if ahead = max(ahead, b.(*Conn).Ahead()); err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, sent) || ahead == 0 {
+		t.Errorf("got %d bytes of %d, at most %d ahead", len(got), len(sent), ahead)
+	}
+	if n := wide.Load(); n != 0 {
+		t.Errorf("%d wide buffers in use at the end", n)
+	}
+}
+
+// TestReadMeanwhile has a Read find nothing kept, and another keep something before its turn to read the socket comes.
+func TestReadMeanwhile(t *testing.T) {
+	a, b := pair(t)
+	c := b.(*Conn)
+	c.ReadAhead()
+	if _, err := a.Write([]byte("abc")); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 1)
+	got := ""
+	for range 3 { // as Read does after take
+		n, err := c.r.do(c.raw.Read, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += string(p[:n])
+		if got == "a" {
+			if _, err := a.Write([]byte("def")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got != "abc" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	// What package net says of the same fault is what ours has to say.
 	plain := func(c net.Conn) net.Conn {
