@@ -3,8 +3,6 @@
 // runs in the same container. An image has neither a shell nor curl, so its binary
 // is also its own health probe. There are no flags that configure: all
 // configuration is by environment.
-//
-// Exit codes are 0, 1 for a failure and 2 for bad configuration or usage.
 package cli
 
 import (
@@ -28,10 +26,11 @@ import (
 	"github.com/adit-tunnel/adit/shared/version"
 )
 
+// What every command exits with.
 const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2 // and bad configuration
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2 // and bad configuration
 )
 
 // Program is one image. All fields are required but Status and Needs, without which there
@@ -57,16 +56,20 @@ type Program struct {
 	// Needs returns what the program needs of the system with these settings, which
 	// have no faults. An error is about what it cannot have under systemd.
 	Needs func(settings any) (systemd.Needs, error)
+	// Commands are those that only this image has.
+	Commands []Command
 }
 
-// command is one subcommand.
-type command struct {
-	name, args, help string
-	run              func(args []string, stdout, stderr io.Writer) int
+// Command is a subcommand.
+type Command struct {
+	Name, Args, Help string
+	// Run gets what follows the name and returns an exit code. Its output goes to stdout,
+	// what is about it to stderr.
+	Run func(args []string, stdout, stderr io.Writer) int
 }
 
-func (p Program) commands() []command {
-	list := []command{
+func (p Program) commands() []Command {
+	list := []Command{
 		{"serve", "", "the same, for platforms that insist on a command", p.serveCommand},
 		{"healthcheck", "[--ready]", "exit 0 if the running " + p.Name + " is healthy (ready), else 1 with the reason", p.healthcheck},
 		{"env", "", "show every variable with its current value, secrets redacted", p.env},
@@ -74,12 +77,12 @@ func (p Program) commands() []command {
 		{"help", "", "show this", p.help},
 	}
 	if p.Needs != nil {
-		list = slices.Insert(list, 3, command{"systemd", "[--secrets]", "print a hardened systemd unit for the current settings (the file with its secrets)", p.systemd})
+		list = slices.Insert(list, 3, Command{"systemd", "[--secrets]", "print a hardened systemd unit for the current settings (the file with its secrets)", p.systemd})
 	}
 	if p.Status != nil {
-		list = slices.Insert(list, 1, command{"status", "[--json]", "show the running tunnel and its clients", p.status})
+		list = slices.Insert(list, 1, Command{"status", "[--json]", "show the running tunnel and its clients", p.status})
 	}
-	return list
+	return slices.Insert(list, len(list)-2, p.Commands...) // before version and help
 }
 
 // Run does what args, without the program's name, ask for and returns the exit
@@ -93,8 +96,8 @@ func (p Program) Run(args []string, stdout, stderr io.Writer) int {
 		name = "help"
 	}
 	for _, c := range p.commands() {
-		if c.name == name {
-			return c.run(args[1:], stdout, stderr)
+		if c.Name == name {
+			return c.Run(args[1:], stdout, stderr)
 		}
 	}
 	return p.misuse(stderr, fmt.Errorf("unknown command %q", args[0]))
@@ -118,10 +121,10 @@ func (p Program) serve(stderr io.Writer) int {
 	if faults := faultsOf(err); faults != nil {
 		// At any LOG_LEVEL: nothing else says why there is no process.
 		logFaults(telemetry.NewLogger(stderr, zerolog.ErrorLevel, common.LogFormat.Console()), faults)
-		return exitUsage
+		return ExitUsage
 	}
 	code := service.Exit(err)
-	if code != exitOK {
+	if code != ExitOK {
 		log.Error().Err(err).Msg("stopped by a failure")
 	}
 	return code
@@ -134,13 +137,13 @@ func (p Program) env(args []string, stdout, stderr io.Writer) int {
 	settings := p.Settings()
 	if err := config.WriteEnv(stdout, settings); err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return ExitFailure
 	}
 	if err := config.Load(settings); err != nil {
 		fmt.Fprintf(stderr, "\n%v\n", err)
-		return exitUsage
+		return ExitUsage
 	}
-	return exitOK
+	return ExitOK
 }
 
 func (p Program) version(args []string, stdout, stderr io.Writer) int {
@@ -148,7 +151,7 @@ func (p Program) version(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	fmt.Fprintf(stdout, "adit %s %s\n", p.Name, version.String())
-	return exitOK
+	return ExitOK
 }
 
 // systemd prints nothing at all if anything is wrong with the settings: its output goes
@@ -161,12 +164,12 @@ func (p Program) systemd(args []string, stdout, stderr io.Writer) int {
 	settings := p.Settings()
 	if err := config.Load(settings); err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return ExitUsage
 	}
 	needs, err := p.Needs(settings)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return ExitUsage
 	}
 	service := systemd.Service{Name: p.Name, Summary: p.Summary, Program: p.Name, Needs: needs}
 	if path, err := os.Executable(); err == nil {
@@ -182,13 +185,13 @@ func (p Program) systemd(args []string, stdout, stderr io.Writer) int {
 	var out bytes.Buffer
 	if err := write(&out); err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return ExitUsage
 	}
 	if _, err := out.WriteTo(stdout); err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return ExitFailure
 	}
-	return exitOK
+	return ExitOK
 }
 
 // parse reads the flags of a subcommand, pairs of name and *bool, and tells
@@ -205,7 +208,7 @@ func (p Program) parse(command string, args []string, stdout, stderr io.Writer, 
 	}
 	switch {
 	case err == nil:
-		return exitOK, false
+		return ExitOK, false
 	case errors.Is(err, flag.ErrHelp):
 		return p.help(nil, stdout, stderr), true
 	}

@@ -34,13 +34,13 @@ func (p Program) status(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		if faultsOf(err) != nil {
-			return exitUsage
+			return ExitUsage
 		}
 		if faults != nil {
 			fmt.Fprintln(stderr, faults)
-			return exitUsage
+			return ExitUsage
 		}
-		return exitFailure
+		return ExitFailure
 	}
 	if asJSON {
 		out := json.NewEncoder(stdout)
@@ -51,9 +51,9 @@ func (p Program) status(args []string, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return exitFailure
+		return ExitFailure
 	}
-	return exitOK
+	return ExitOK
 }
 
 // healthcheck exits 1 whatever the reason, bad configuration too: Docker reserves
@@ -74,13 +74,13 @@ func (p Program) healthcheck(args []string, stdout, stderr io.Writer) int {
 		err = probe(client, strings.TrimSuffix(url, "/")+path)
 	}
 	if err == nil {
-		return exitOK
+		return ExitOK
 	}
 	fmt.Fprintln(stderr, err)
 	if faults != nil {
 		fmt.Fprintln(stderr, faults)
 	}
-	return exitFailure
+	return ExitFailure
 }
 
 // probe returns nil if url answers with 200.
