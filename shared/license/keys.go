@@ -190,6 +190,15 @@ func (p PrivateKey) PEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
+// PublicPEM returns the public key as a PEM block, which LICENSE_PUBLIC_KEY takes as well.
+func (p PrivateKey) PublicPEM() ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(p.public())
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
+}
+
 // Public returns the line for LICENSE_PUBLIC_KEY.
 func (p PrivateKey) Public() string { return base64.StdEncoding.EncodeToString(p.public()) }
 

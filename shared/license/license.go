@@ -101,19 +101,26 @@ func (l License) AllowsPort(port int) bool {
 func (l License) Ends() time.Time { return l.Expires.Add(Leeway) }
 
 // HostsText returns the hosts for people: "any", "none" or the list, shortened.
-func (l License) HostsText() string { return listText(l.Hosts, l.Hosts == nil) }
+func (l License) HostsText() string { return listText(l.Hosts, l.Hosts == nil, 8) }
+
+// AllHosts is HostsText with all of them.
+func (l License) AllHosts() string { return listText(l.Hosts, l.Hosts == nil, maxHosts) }
 
 // PortsText is HostsText for ports.
-func (l License) PortsText() string {
+func (l License) PortsText() string { return listText(l.portTexts(), l.Ports == nil, 8) }
+
+// AllPorts is PortsText with all of them.
+func (l License) AllPorts() string { return listText(l.portTexts(), l.Ports == nil, maxPorts) }
+
+func (l License) portTexts() []string {
 	texts := make([]string, len(l.Ports))
 	for i, p := range l.Ports {
 		texts[i] = p.String()
 	}
-	return listText(texts, l.Ports == nil)
+	return texts
 }
 
-func listText(list []string, any bool) string {
-	const most = 8
+func listText(list []string, any bool, most int) string {
 	switch {
 	case any:
 		return "any"

@@ -143,6 +143,10 @@ func TestRefused(t *testing.T) {
 		{"HS256 with the PEM", mac(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), "header", "its alg is HS256"},
 		{"HS256 with the line", mac([]byte(key.Public())), "header", "its alg is HS256"},
 		{"RS256", rs + "." + base64.RawURLEncoding.EncodeToString(rsSignature), "header", "its alg is RS256"},
+		{"alg twice", forge(key, `{"alg":"none","alg":"EdDSA"}`, good), "header", "alg is there twice"},
+		{"kid twice", forge(key, `{"kid":"x","alg":"EdDSA","kid":"`+key.ID()+`"}`, good), "header", "kid is there twice"},
+		{"nested header", forge(key, `{"alg":{"alg":"EdDSA"}}`, good), "header", "only EdDSA counts"},
+		{"something behind the header", forge(key, `{"alg":"EdDSA"}{}`, good), "", ""},
 		{"another key", forge(other, head, good), "signature", "its signature is wrong"},
 		{"another key by name", forge(other, `{"alg":"EdDSA","kid":"`+other.ID()+`"}`, good), "signature", "a key that this server does not have"},
 		{"another key under our name", forge(other, `{"alg":"EdDSA","kid":"`+key.ID()+`"}`, good), "signature", "its signature is wrong"},
@@ -175,6 +179,11 @@ func TestRefused(t *testing.T) {
 		{"unknown claim", with(`"host":["a"]`), "unknown", `does not know the claim "host"`},
 		{"claim in another case", with(`"Hosts":["a"]`), "unknown", `does not know the claim "Hosts"`},
 		{"audience", with(`"aud":"somebody"`), "unknown", `does not know the claim "aud"`},
+		{"nested hosts", with(`"hosts":[["a.test"]]`), "hosts", "not a text"},
+		{"deeply nested", forge(key, head, `{"sub":"acme","exp":1795600000,"hosts":`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)+`}`), "hosts", "not a text"},
+		{"nested and cut off", forge(key, head, `{"hosts":`+strings.Repeat(`{"hosts":`, 200)), "format", ""},
+		{"nested claims", with(`"sub2":{"sub":"evil"}`), "unknown", "sub2"},
+		{"claims in an escape", with(`"\u0073ub":"evil"`), "format", "sub is there twice"},
 		{"no sub", forge(key, head, `{"exp":1795600000}`), "sub", "whom it is for"},
 		{"empty sub", forge(key, head, `{"sub":"","exp":1795600000}`), "sub", "not a text"},
 		{"unprintable sub", forge(key, head, `{"sub":"a\nb","exp":1795600000}`), "sub", "printable"},
@@ -223,6 +232,7 @@ func TestRefused(t *testing.T) {
 		{"begins within the leeway", at("nbf", now.Add(Leeway-time.Second))},
 		{"issued within the leeway", at("iat", now.Add(Leeway-time.Second))},
 		{"half a second", forge(key, head, `{"sub":"acme","exp":1795600000.5}`)},
+		{"white space in the JSON", forge(key, " {\n\"alg\" :\t\"EdDSA\" }\r\n", " { \"sub\" : \"acme\" ,\n\"exp\":1795600000 } ")},
 		{"small typ", forge(key, `{"alg":"EdDSA","typ":"jwt"}`, good)},
 	} {
 		if _, err := k.Verify(c.text, now); err != nil {
@@ -462,6 +472,39 @@ func FuzzClaims(f *testing.F) {
 		again, err := k.Verify(text, now)
 		if err != nil || !reflect.DeepEqual(again, l) {
 			t.Fatalf("%q became %+v, %v, want %+v", claims, again, err, l)
+		}
+	})
+}
+
+// FuzzParseKeys takes anything for keys: it never panics, quotes nothing, and what it takes
+// verifies what belongs to it.
+func FuzzParseKeys(f *testing.F) {
+	key := fuzzKey()
+	private, err := key.PEM()
+	must(f, err)
+	public, err := key.PublicPEM()
+	must(f, err)
+	for _, s := range []string{key.Public(), "# old\n" + key.Public() + "," + key.Public(), string(public), string(private), string(public) + key.Public(), "-----BEGIN PUBLIC KEY-----\n", base64.StdEncoding.EncodeToString(make([]byte, 32))} {
+		f.Add(s)
+	}
+	licence, err := Issue(key, License{Subject: "a", Expires: now.Add(time.Hour)})
+	must(f, err)
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := ParseKeys(s)
+		if _, parseErr := ParsePrivateKey(s); parseErr == nil && err == nil {
+			t.Fatalf("%q is a private key and a public one", s)
+		}
+		if err != nil {
+			if !k.IsZero() || len(err.Error()) > 300 || strings.ContainsAny(err.Error(), "\r\n\x00\x1b") {
+				t.Fatalf("%q: %v %q", s, k.IDs(), err)
+			}
+			return
+		}
+		if n := len(k.IDs()); n == 0 || n > MaxKeys {
+			t.Fatalf("%q: %d keys", s, n)
+		}
+		if _, err := k.Verify(licence, now); (err == nil) != k.Has(key.ID()) {
+			t.Fatalf("%q: %v", s, err)
 		}
 	})
 }

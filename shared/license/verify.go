@@ -28,6 +28,9 @@ func (k Keys) Verify(licence string, now time.Time) (License, error) {
 		}
 		return k.candidates(t.Header)
 	})
+	if err == nil {
+		err = checkNames(licence)
+	}
 	if err != nil {
 		return License{}, explain(err, c.License, token, now)
 	}
@@ -48,7 +51,7 @@ func Read(licence string) (License, error) {
 	var c claims
 	token, _, err := parser(time.Now()).ParseUnverified(licence, &c)
 	if err == nil {
-		err = checkHeader(token.Header)
+		err = errors.Join(checkHeader(token.Header), checkNames(licence))
 	}
 	if err != nil {
 		return License{}, explain(err, c.License, token, time.Now())
@@ -78,6 +81,19 @@ func checkForm(licence string) error {
 		return faultf("format", "it has characters that no JWT has: take the one line that license issue prints")
 	case strings.Count(licence, ".") != 2:
 		return faultf("format", "it is not three parts with dots between them, as a JWT is: take the whole line that license issue prints")
+	}
+	return nil
+}
+
+// checkNames refuses a header that has a name twice, of which readers take one or the other.
+func checkNames(licence string) error {
+	segment, _, _ := strings.Cut(licence, ".")
+	header, err := parser(time.Time{}).DecodeSegment(segment)
+	if err == nil {
+		_, err = object(header)
+	}
+	if err != nil {
+		return faultf("header", "%v", err)
 	}
 	return nil
 }
@@ -153,7 +169,7 @@ func explain(err error, l License, token *jwt.Token, now time.Time) error {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return faultf("signature", "its signature is wrong: it was changed, cut off, or signed by somebody else")
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return faultf("exp", "it does not say when it ends: issue it with --days")
+		return faultf("exp", "it does not say when it ends: issue it with --exp")
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return faultf("exp", "the licence of %s expired at %s: %s", l.Subject, l.Expires.Format(time.RFC3339), newer)
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
