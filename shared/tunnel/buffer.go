@@ -1,6 +1,10 @@
 package tunnel
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
+)
 
 // A chunk holds received bytes of one stream: filled at the end by the session's
 // reader, consumed at the front by the stream's.
@@ -38,27 +42,91 @@ func (c *chunk) free() {
 	}
 }
 
-// Pools of plain buffers: pendingPool for the writer's batches, copyPool for bytes
-// on their way from a socket into a stream, idlePool for the wait for such bytes.
+// Pools of plain buffers: pendingPool for the writer's batches, which begin small and grow
+// (nearly idle sessions, very many at once, have a ping to send), copyPool for bytes on
+// their way from a socket into a stream, idlePool for the wait for such bytes, lanePool and
+// widePool for streams that are on a lane.
 var (
-	pendingPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, smallLimit+4<<10)} }}
-	copyPool    = sync.Pool{New: func() any { return &buffer{b: make([]byte, copySize)} }}
-	idlePool    = sync.Pool{New: func() any { return &buffer{b: make([]byte, idleSize)} }}
+	pendingPool = sync.Pool{New: func() any { return &Buffer{b: make([]byte, 0, 512)} }}
+	copyPool    = sync.Pool{New: func() any { return &Buffer{b: make([]byte, copySize)} }}
+	idlePool    = sync.Pool{New: func() any { return &Buffer{b: make([]byte, idleSize)} }}
+	lanePool    = sync.Pool{New: func() any { return &Buffer{b: make([]byte, laneSize)} }}
+	widePool    = sync.Pool{New: func() any { return &Buffer{b: make([]byte, rawio.WideSize)} }}
 )
 
 // copySize is how much is read from a socket at once, in bytes: one full frame.
 const (
 	copySize = bulkData
 	idleSize = 4 << 10
+	// laneSize is a usual frame on a lane with its header: eight records of TLS.
+	laneSize = 8 * 16 << 10
 )
 
-type buffer struct{ b []byte }
+// Buffer holds bytes on their way into a stream. It is of a pool.
+type Buffer struct{ b []byte }
 
-// recycleCopy returns a buffer to copyPool or idlePool.
-func (b *buffer) recycleCopy() {
-	if len(b.b) == idleSize {
-		idlePool.Put(b)
-		return
+// newLaneBuffer returns a buffer for a stream that is on a lane, whose frames are made in place. Its body is as long as
+// a usual one of them, or longer if wide and there is one.
+func newLaneBuffer(wide bool) *Buffer {
+	if wide && rawio.TakeWide() {
+		return widePool.Get().(*Buffer)
 	}
-	copyPool.Put(b)
+	return lanePool.Get().(*Buffer)
+}
+
+// wideNext is called whenever bytes of a transfer on a lane have come, and reports whether a wide buffer is worth it for
+// the next ones.
+func wideNext(p *rawio.Pace, n int) bool { return p.Fast(n) && n >= laneSize-wsHeader }
+
+// LaneBuffers gives a transfer on a lane its buffers, one at a time. The zero value is ready; it is used by one
+// goroutine, which calls Recycle at the end.
+type LaneBuffers struct {
+	pace rawio.Pace
+	b    *Buffer
+}
+
+// Next returns the buffer for the next bytes, after n came in the last one, which is not to be used any more.
+func (l *LaneBuffers) Next(n int) *Buffer {
+	wide := wideNext(&l.pace, n)
+	if l.b != nil && wide == (len(l.b.b) > laneSize) {
+		return l.b
+	}
+	l.Recycle()
+	l.b = newLaneBuffer(wide)
+	return l.b
+}
+
+// Recycle gives the last buffer back.
+func (l *LaneBuffers) Recycle() {
+	if l.b != nil {
+		l.b.Recycle()
+		l.b = nil
+	}
+}
+
+// Body is where bytes are read to.
+func (b *Buffer) Body() []byte { return b.b[b.front():] }
+
+// front is how many bytes lie in front of the body: in a buffer for a lane there is room
+// for the header of a frame.
+func (b *Buffer) front() int {
+	if len(b.b) >= laneSize {
+		return wsHeader
+	}
+	return 0
+}
+
+// Recycle returns the buffer to its pool.
+func (b *Buffer) Recycle() {
+	switch len(b.b) {
+	case idleSize:
+		idlePool.Put(b)
+	case copySize:
+		copyPool.Put(b)
+	case laneSize:
+		lanePool.Put(b)
+	default:
+		widePool.Put(b)
+		rawio.GiveWide()
+	}
 }

@@ -40,12 +40,17 @@ const WriteBufferSize = batchSize
 // WriteBufferPool is shared by all websockets of the process.
 var WriteBufferPool websocket.BufferPool = &sync.Pool{}
 
+// ReadBufferSize is the read buffer of a websocket that carries a session: small where
+// the socket below reads ahead, into a buffer that an idle connection does not hold.
+const ReadBufferSize = readBufferSize
+
 // NewWebsocket returns a carrier over an established websocket.
 //
 // Over a connection of package rawio a batch leaves in one system call, also through
-// TLS, and may be tried before anything waits for the socket. The caller must not have
-// started to use it from several goroutines.
+// TLS, and may be tried before anything waits for the socket; and much is read at once. The
+// caller must not have started to use it from several goroutines.
 func NewWebsocket(conn *websocket.Conn) Carrier {
+	readAhead(conn.NetConn())
 	return &wsCarrier{conn: conn, below: newGatherer(conn.NetConn())}
 }
 

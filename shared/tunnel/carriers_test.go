@@ -2,9 +2,11 @@ package tunnel
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -14,7 +16,27 @@ import (
 	"github.com/adit-tunnel/adit/shared/rawio"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	before := wideFree()
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if after := wideFree(); after != before && code == 0 {
+			fmt.Fprintf(os.Stderr, "of %d wide buffers %d were given back\n", before, after)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
+
+// wideFree returns how many wide buffers can be had.
+func wideFree() (n int) {
+	for rawio.TakeWide() {
+		n++
+	}
+	for range n {
+		rawio.GiveWide()
+	}
+	return n
+}
 
 // carriers are the connections that every session test runs over.
 var carriers = []struct {
@@ -62,7 +84,7 @@ func tcpPair(tb testing.TB) (accepted, dialled *net.TCPConn) {
 func wsPair(tb testing.TB, secure, raw bool) (Carrier, Carrier) {
 	tb.Helper()
 	upgraded := make(chan *websocket.Conn, 1)
-	up := websocket.Upgrader{WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool, Subprotocols: []string{Subprotocol}}
+	up := websocket.Upgrader{ReadBufferSize: ReadBufferSize, WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool, Subprotocols: []string{Subprotocol}}
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := up.Upgrade(w, r, nil)
 		if err != nil {
@@ -72,7 +94,7 @@ func wsPair(tb testing.TB, secure, raw bool) (Carrier, Carrier) {
 		upgraded <- c
 	}))
 	url := "ws://"
-	dialer := websocket.Dialer{WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool,
+	dialer := websocket.Dialer{ReadBufferSize: ReadBufferSize, WriteBufferSize: WriteBufferSize, WriteBufferPool: WriteBufferPool,
 		Subprotocols: []string{Subprotocol}, HandshakeTimeout: 10 * time.Second}
 	if raw {
 		srv.Listener = rawio.Listener(srv.Listener)

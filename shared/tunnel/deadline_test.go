@@ -132,7 +132,7 @@ func TestDeadlineAfterClose(t *testing.T) {
 	st.Close()
 	for _, d := range []*deadline{&st.rd, &st.wd} {
 		d.mu.Lock()
-		if d.timer != nil {
+		if d.timer == nil || d.timer.Stop() || d.due != 0 {
 			t.Error("a timer runs on")
 		}
 		d.mu.Unlock()

@@ -18,9 +18,14 @@ func (st *Stream) CloseWrite() error {
 		return err
 	}
 	st.finSent = true
-	over := st.finRecv
+	over, l := st.finRecv, st.lanes.out
 	st.mu.Unlock()
-	st.sess.w.ordered(st, func(b []byte) []byte { return appendHeader(b, frameFin, 0, st.id) })
+	if l == nil || !st.back(l, true) {
+		if l != nil {
+			defer l.killUnused()
+		}
+		st.sess.w.ordered(st, func(b []byte) []byte { return appendHeader(b, frameFin, 0, st.id) })
+	}
 	if over {
 		st.sess.forget(st)
 	}
@@ -47,16 +52,20 @@ func (st *Stream) Close() error {
 // caller holds wmu.
 func (st *Stream) closeClean() bool {
 	st.mu.Lock()
-	if st.err != nil || st.finSent || !st.accepted || st.buffered > 0 || st.sink != nil {
+	if st.err != nil || st.finSent || !st.accepted || st.buffered > 0 || st.sink != nil || st.lanes.moved && st.finRecv {
 		st.mu.Unlock()
 		return false
 	}
 	st.finSent, st.local, st.err = true, true, net.ErrClosed
-	over := st.finRecv
+	over, l := st.finRecv, st.lanes.out
 	st.mu.Unlock()
+	st.killLanes(true, false)
 	st.silence()
+	fin := l == nil || !st.back(l, true)
 	st.sess.w.ordered(st, func(b []byte) []byte {
-		b = appendHeader(b, frameFin, 0, st.id)
+		if fin {
+			b = appendHeader(b, frameFin, 0, st.id)
+		}
 		if !over {
 			b = appendReset(b, st.id, CodeCancelled, "closed")
 		}
@@ -87,7 +96,9 @@ func (st *Stream) finish(code Code, reason string, ordered bool) {
 	st.local = true
 	st.discardLocked()
 	err, sink := st.err, st.sink
+	complete := st.finSent && st.lanes.out != nil && st.lanes.out.state == laneBacked
 	st.mu.Unlock()
+	st.killLanes(true, !complete)
 	st.silence()
 	if !over {
 		add := func(b []byte) []byte { return appendReset(b, st.id, code, reason) }
@@ -127,6 +138,7 @@ func (st *Stream) abort(err error, now bool) {
 	sink, complete := st.sink, st.finRecv
 	st.releaseLocked()
 	st.mu.Unlock()
+	st.killLanes(!complete || now, true)
 	st.poke()
 	switch {
 	case sink == nil:
@@ -151,6 +163,7 @@ func (st *Stream) setSink(s sink) {
 	st.mu.Lock()
 	queued, complete, local, err := st.buffered > 0, st.finRecv, st.local, st.err
 	st.sink = s
+	onLane := st.lanes.moved && !st.lanes.lost
 	st.mu.Unlock()
 	if err != nil && (local || !complete) {
 		s.ended(err)
@@ -160,7 +173,7 @@ func (st *Stream) setSink(s sink) {
 		s.cut(err)
 	}
 	switch {
-	case queued:
+	case queued || onLane:
 		s.blocked()
 	case complete:
 		s.ended(nil)
@@ -191,5 +204,8 @@ func (st *Stream) drain(w io.Writer) (total int64, err error) {
 			return total, err
 		}
 	}
-	return total, st.readErrLocked()
+	if err := st.readErrLocked(); err != nil || !st.lanes.moved {
+		return total, err
+	}
+	return total, errOnLane
 }

@@ -22,7 +22,7 @@ const (
 	CodeTLS         Code = 9  // the upstream's certificate was not accepted
 	CodeInternal    Code = 10 // a fault of the sender
 	CodeDead        Code = 11 // the peer was silent for too long
-	CodeDenied      Code = 12 // GOAWAY: the licence or the token of the session is no longer good
+	CodeDenied      Code = 12 // GOAWAY: the licence or the token of the session is no longer good; RESET: the server does not allow the forward
 )
 
 var codeNames = [...]string{"none", "cancelled", "refused", "timeout", "unreachable", "broken", "overload",

@@ -36,12 +36,16 @@ const (
 	framePong   frameType = 8
 	frameGoAway frameType = 9
 	frameHealth frameType = 10
+	frameLane   frameType = 11
+	frameMove   frameType = 12
+	frameBack   frameType = 13
 )
 
 var frameNames = [...]string{
 	frameOpen: "OPEN", frameAccept: "ACCEPT", frameData: "DATA", frameFin: "FIN", frameReset: "RESET",
 	frameCredit: "CREDIT", framePing: "PING", framePong: "PONG", frameGoAway: "GOAWAY",
 	frameHealth: "HEALTH",
+	frameLane:   "LANE", frameMove: "MOVE", frameBack: "BACK",
 }
 
 func (t frameType) String() string {
@@ -84,8 +88,10 @@ func parseHeader(b *[headerSize]byte) (header, error) {
 		least, most = 6, maxControl
 	case frameAccept, frameCredit:
 		least, most = 4, 4
-	case frameFin:
+	case frameFin, frameLane, frameMove:
 		most = 0
+	case frameBack:
+		least, most = 8, 8
 	case frameReset:
 		least, most = 4, 4+maxReason
 	case framePing, framePong:
@@ -111,6 +117,7 @@ func parseHeader(b *[headerSize]byte) (header, error) {
 const (
 	attributeVisitor = 1
 	attributeLocal   = 2
+	attributeForward = 3
 )
 
 // Target says what a new stream is to be connected to and for whom.
@@ -120,6 +127,9 @@ type Target struct {
 	// Visitor is the address "ip:port" of who connected to the data plane, and
 	// Local the address that they reached. Both may be empty.
 	Visitor, Local string
+	// Forward is the address "host:port" that a client wants to reach beside the server, with
+	// 0 for Upstream; empty in the other direction, where it would count for nothing.
+	Forward string
 }
 
 // check refuses what does not fit into an OPEN frame.
@@ -128,7 +138,7 @@ func (t Target) check() error {
 		return fmt.Errorf("upstream %d: the index must be 0 to %d", t.Upstream, 1<<16-1)
 	}
 	if n := t.length(); n > maxControl {
-		return fmt.Errorf("addresses of the visitor: %d bytes, at most %d fit", n, maxControl)
+		return fmt.Errorf("addresses: %d bytes, at most %d fit", n, maxControl)
 	}
 	return nil
 }
@@ -136,7 +146,7 @@ func (t Target) check() error {
 // length is the size of the payload of OPEN in bytes.
 func (t Target) length() int {
 	length := 6
-	for _, v := range [...]string{t.Visitor, t.Local} {
+	for _, v := range [...]string{t.Visitor, t.Local, t.Forward} {
 		if v != "" {
 			length += 3 + len(v)
 		}
@@ -149,7 +159,8 @@ func appendOpen(b []byte, stream uint32, window int, t Target) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(t.Upstream))
 	b = binary.BigEndian.AppendUint32(b, uint32(window))
 	b = appendAttribute(b, attributeVisitor, t.Visitor)
-	return appendAttribute(b, attributeLocal, t.Local)
+	b = appendAttribute(b, attributeLocal, t.Local)
+	return appendAttribute(b, attributeForward, t.Forward)
 }
 
 func appendAttribute(b []byte, typ byte, value string) []byte {
@@ -177,6 +188,8 @@ func parseOpen(p []byte) (window uint32, t Target, err error) {
 			t.Visitor = string(p[:n])
 		case attributeLocal:
 			t.Local = string(p[:n])
+		case attributeForward:
+			t.Forward = string(p[:n])
 		}
 		p = p[n:]
 	}

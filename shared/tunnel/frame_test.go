@@ -68,6 +68,8 @@ func TestOpenFrame(t *testing.T) {
 		{"bare", Target{}},
 		{"last upstream", Target{Upstream: 1<<16 - 1}},
 		{"visitor", Target{Upstream: 3, Visitor: "[2001:db8::1]:4711"}},
+		{"a forward", Target{Forward: "[fd00::1]:5432"}},
+		{"all addresses", Target{Upstream: 1, Visitor: "192.0.2.1:4711", Local: "198.51.100.7:443", Forward: "db.internal:5432"}},
 		{"both addresses", Target{Visitor: "192.0.2.1:4711", Local: "198.51.100.7:443"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -53,13 +53,17 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add(slices.Concat(appendHeader(nil, frameHealth, 2, 0), []byte{1, 0x80}, openFrame(1, 100)), false, uint16(3))
 	f.Add(slices.Concat(acceptFrame(1, 100), dataFrame(1, make([]byte, 5000)), resetFrame(1, CodeBroken, "x"), dataFrame(1, nil)), true, uint16(7))
 	f.Add(appendOpen(nil, 3, 1<<20, Target{Upstream: 7, Visitor: "192.0.2.1:1", Local: "[::1]:2"}), false, uint16(5))
+	f.Add(appendOpen(nil, 1, 1<<20, Target{Forward: "10.0.0.2:3000"}), false, uint16(9))
 	f.Add(slices.Concat(openFrame(2, 0), dataFrame(2, make([]byte, MaxPayload)), openFrame(2, 0)), true, uint16(60000))
 	f.Add(bytes.Repeat(append(openFrame(1, 10), resetFrame(1, 1, "")...), 20), false, uint16(30))
+	f.Add(slices.Concat(openFrame(2, 100), appendHeader(nil, frameLane, 0, 2), moveFrame(2)), true, uint16(30))
+	f.Add(slices.Concat(openFrame(1, 100), moveFrame(1), backFrame(1, 3)), false, uint16(30))
 
 	f.Fuzz(func(t *testing.T, data []byte, client bool, piece uint16) {
 		c := &recording{r: bytes.NewReader(data), piece: int(piece) + 1, silent: make(chan struct{}), end: make(chan struct{})}
 		const budget = 1 << 20
-		s := New(c, Config{Client: client, MaxStreams: 8, Budget: budget, GoAway: func(GoAway) {}, Health: func(Waiting) {}, Handle: func(st *Stream) {
+		lanes := &Lanes{Grant: NewLaneGrant(), After: 1, grace: time.Millisecond, Dial: func(context.Context, string) (net.Conn, error) { return nil, ErrLaneGone }}
+		s := New(c, Config{Client: client, MaxStreams: 8, Budget: budget, Lanes: lanes, GoAway: func(GoAway) {}, Health: func(Waiting) {}, Handle: func(st *Stream) {
 			switch st.Target().Upstream % 4 {
 			case 0:
 				echo(st)

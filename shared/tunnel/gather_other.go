@@ -4,4 +4,8 @@ package tunnel
 
 import "net"
 
+const readBufferSize = 4 << 10
+
 func newGatherer(net.Conn) gatherer { return nil }
+
+func readAhead(net.Conn) func() int { return nil }

@@ -18,17 +18,26 @@ const (
 	maxHello  = 48 << 10 // longest Hello in base64
 )
 
+// CapabilityAccess in the Hello of a server says that it heeds Access.
+const CapabilityAccess = "access"
+
 // Hello is what each peer says of itself when a session is established.
 type Hello struct {
-	Version      string   `json:"version"`
-	Capabilities []string `json:"capabilities,omitempty"`
-	ClientID     string   `json:"clientID,omitempty"`
-	Hostname     string   `json:"hostname,omitempty"`
-	Epoch        uint64   `json:"epoch,omitempty"`      // grows with every session of a client
-	Upstreams    []string `json:"upstreams,omitempty"`  // in the grammar of package route; OPEN refers to them by index
-	Waiting      Waiting  `json:"waiting,omitempty"`    // which of them wait now, see HEALTH
-	ReturnOver   int      `json:"returnOver,omitempty"` // from the server: come back within a random part of so many ms if the session breaks
-	MaxStreams   int      `json:"maxStreams,omitempty"` // streams that the sender accepts at once; 0: not said
+	Version      string     `json:"version"`
+	Capabilities []string   `json:"capabilities,omitempty"`
+	ClientID     string     `json:"clientID,omitempty"`
+	Hostname     string     `json:"hostname,omitempty"`
+	Epoch        uint64     `json:"epoch,omitempty"`      // grows with every session of a client
+	Upstreams    []string   `json:"upstreams,omitempty"`  // in the grammar of package route; OPEN refers to them by index
+	Waiting      Waiting    `json:"waiting,omitempty"`    // which of them wait now, see HEALTH
+	ReturnOver   int        `json:"returnOver,omitempty"` // from the server: come back within a random part of so many ms if the session breaks
+	Lanes        *LaneGrant `json:"lanes,omitempty"`      // from the server: lanes may be dialled
+	MaxStreams   int        `json:"maxStreams,omitempty"` // streams that the sender accepts at once; 0: not said
+
+	// Access says who may visit the upstreams, in the form of package access. A client that
+	// sends it leaves a server whose Hello does not have CapabilityAccess, before it takes a
+	// stream: such a server would let everybody in.
+	Access json.RawMessage `json:"access,omitempty"`
 }
 
 // Header returns the values of the Adit-Hello lines that carry h.
@@ -66,6 +75,9 @@ func ParseHello(lines []string) (Hello, error) {
 	}
 	if err := json.Unmarshal(doc, &h); err != nil {
 		return h, fmt.Errorf("decode hello: %w", err)
+	}
+	if h.Lanes != nil && !h.Lanes.valid() {
+		h.Lanes = nil // only an optimisation lost
 	}
 	if h.MaxStreams < 0 {
 		return h, fmt.Errorf("hello with maxStreams %d", h.MaxStreams)

@@ -34,6 +34,18 @@ func (s *Session) pong(sent uint64) {
 	}
 }
 
+const remeasureEvery = 50 * time.Millisecond
+
+// remeasure is called while the round trips so far keep a stream from a lane. The only one of a young session is from
+// when both programs had just begun to work, or from a machine that was busy: it can be far too long, and the next
+// would be an interval later.
+func (s *Session) remeasure() {
+	now, last := s.clock(), s.remeasured.Load()
+	if now-time.Duration(last) >= remeasureEvery && s.remeasured.CompareAndSwap(last, int64(now)) {
+		s.sendPing()
+	}
+}
+
 // RTT returns the smallest round trip of the last pings, or 0 before the first answer.
 func (s *Session) RTT() time.Duration { return s.rtt.least() }
 

@@ -21,17 +21,21 @@ type rawConn struct {
 
 // rawOp holds what a callback needs, so that a call allocates nothing.
 type rawOp struct {
-	call func(fd uintptr) bool
-	p    []byte
-	buf  *buffer
-	n    int
-	err  error
+	call  func(fd uintptr) bool
+	p     []byte
+	buf   *Buffer
+	n     int
+	err   error
+	large bool // see rawConn.read
+	wide  bool
+	// progress has write wait until all is written, and is called whenever some is.
+	progress func()
 }
 
 // newRawConn returns false for a connection that is not a plain stream socket.
 func newRawConn(conn net.Conn) (rawConn, bool) {
-	if c, ok := conn.(*rawio.Conn); ok {
-		conn = c.TCPConn
+	if tcp := plainTCP(conn); tcp != nil {
+		conn = tcp
 	}
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -49,9 +53,13 @@ func newRawConn(conn net.Conn) (rawConn, bool) {
 }
 
 // tryWrite writes what the socket takes at once.
-func (c rawConn) tryWrite(p []byte) (int, error) {
+func (c rawConn) tryWrite(p []byte) (int, error) { return c.write(p, nil) }
+
+// write writes p and calls progress whenever some of it is written. It waits for the
+// socket, unless progress is nil.
+func (c rawConn) write(p []byte, progress func()) (int, error) {
 	op := c.w
-	op.p, op.n, op.err = p, 0, nil
+	op.p, op.n, op.err, op.progress = p, 0, nil, progress
 	err := c.conn.Write(op.call)
 	op.p = nil
 	if err == nil {
@@ -64,21 +72,25 @@ func (op *rawOp) write(fd uintptr) bool {
 	for op.n < len(op.p) {
 		n, err := rawio.Write(fd, op.p[op.n:])
 		if err == syscall.EAGAIN {
-			break
+			return op.progress == nil
 		}
 		if err != nil {
 			op.err = os.NewSyscallError("write", err)
 			break
 		}
 		op.n += n
+		if op.progress != nil {
+			op.progress()
+		}
 	}
-	return true // never wait
+	return true
 }
 
-// read waits until there is something to read and returns it in a buffer of copyPool,
-// or io.EOF.
-func (c rawConn) read() (*buffer, int, error) {
+// read waits until there is something to read and returns it in the body of a buffer of
+// copyPool, or one for a lane if large, and that a wide one if it may be, or io.EOF.
+func (c rawConn) read(large, wide bool) (*Buffer, int, error) {
 	op := c.r
+	op.large, op.wide = large, wide
 	op.buf, op.n, op.err = nil, 0, nil
 	err := c.conn.Read(op.call)
 	if err == nil {
@@ -91,16 +103,30 @@ func (c rawConn) read() (*buffer, int, error) {
 }
 
 func (op *rawOp) read(fd uintptr) bool {
-	buf := copyPool.Get().(*buffer)
-	n, err := rawio.Read(fd, buf.b)
+	var buf *Buffer
+	if op.large {
+		buf = newLaneBuffer(op.wide)
+	} else {
+		buf = copyPool.Get().(*Buffer)
+	}
+	n, err := rawio.Read(fd, buf.Body())
 	if err == nil {
 		op.buf, op.n = buf, n
 		return true
 	}
-	copyPool.Put(buf)
+	buf.Recycle()
 	if err == syscall.EAGAIN {
 		return false // wait, without a buffer
 	}
 	op.err = os.NewSyscallError("read", err)
 	return true
+}
+
+// plainTCP returns the socket of a connection that has nothing in between, or nil.
+func plainTCP(conn net.Conn) *net.TCPConn {
+	if c, ok := conn.(*rawio.Conn); ok {
+		return c.TCPConn
+	}
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
 }

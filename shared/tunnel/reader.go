@@ -63,7 +63,7 @@ func (s *Session) readFull(p []byte) error {
 
 // discard skips the next n bytes.
 func (s *Session) discard(n int) error {
-	buf := copyPool.Get().(*buffer)
+	buf := copyPool.Get().(*Buffer)
 	defer copyPool.Put(buf)
 	for n > 0 {
 		p := buf.b[:min(n, len(buf.b))]
@@ -135,6 +135,10 @@ func (st *Stream) handle(h header, p []byte) error {
 			wake(st.readable)
 		}
 		wake(st.writable)
+	case frameLane, frameMove:
+		return st.announced(h, 0)
+	case frameBack:
+		return st.announced(h, binary.BigEndian.Uint64(p))
 	case frameFin:
 		return st.ended()
 	case frameReset:
@@ -152,9 +156,17 @@ func (st *Stream) ended() error {
 		st.mu.Unlock()
 		return protocolErrorf("stream %d: FIN after FIN", st.id)
 	}
+	if st.lanes.moved && !st.lanes.backed && st.err == nil {
+		st.mu.Unlock()
+		return protocolErrorf("stream %d: FIN after MOVE, without BACK", st.id)
+	}
 	st.finRecv = true
-	over, sink, queued := st.finSent, st.sink, st.buffered > 0
+	over, sink, queued := st.finSent, st.sink, st.buffered > 0 || st.lanes.moved
+	in := st.lanes.in
 	st.mu.Unlock()
+	if in != nil {
+		in.killUnused()
+	}
 	if over {
 		st.sess.forget(st)
 	}
@@ -182,7 +194,7 @@ func (s *Session) readData(h header) error {
 		st.unreserve(c)
 		return err
 	}
-	s.received(h.length)
+	st.countReceived(h.length)
 	st.commit(c, h.length)
 	return nil
 }
@@ -197,6 +209,9 @@ func (st *Stream) reserve(n int) (*chunk, error) {
 	}
 	if st.finRecv {
 		return nil, protocolErrorf("stream %d: DATA after FIN", st.id)
+	}
+	if st.lanes.moved && st.err == nil {
+		return nil, protocolErrorf("stream %d: DATA behind MOVE", st.id)
 	}
 	st.win.left -= n
 	c := st.tail
@@ -231,6 +246,9 @@ func (st *Stream) commit(c *chunk, n int) {
 		st.head, st.tail = nil, nil
 		st.mu.Unlock()
 		return
+	}
+	if !st.heard.Load() {
+		st.heard.Store(true)
 	}
 	c.w += n
 	st.buffered += n

@@ -3,10 +3,13 @@ package tunnel
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/rawio"
 )
 
 // Relay joins a stream and a connection until both directions have ended or either
@@ -18,19 +21,50 @@ import (
 // before the connection is closed. What wraps a socket should have a NetConn method that
 // returns it, as tls.Conn has, or a break can only close it.
 //
+// That a peer is gone without a word is found out as TCP does: Relay turns its keep-alive on,
+// at the latest when the connection is silent. Who opens conn need not do it.
+//
 // linger bounds, if it is positive, how long the other direction may stay silent
 // after one has ended.
 func Relay(st *Stream, conn net.Conn, linger time.Duration) error {
-	r := &relay{st: st, conn: conn, linger: linger, over: make(chan struct{})}
+	over := make(chan error, 1)
+	RelayFunc(st, conn, linger, func(err error) { over <- err })
+	return <-over
+}
+
+// RelayFunc is Relay, but calls done with what Relay would return, and returns also when the
+// relay has come to rest: then done is called in a goroutine of its own, later. A connection
+// over which nothing passes so has no goroutine at all, where the system allows it. Who
+// wants to end it must reset the stream: that the connection is closed goes unnoticed
+// meanwhile.
+func RelayFunc(st *Stream, conn net.Conn, linger time.Duration, done func(error)) {
+	newRelay(st, conn, linger, done).start()
+}
+
+func newRelay(st *Stream, conn net.Conn, linger time.Duration, done func(error)) *relay {
+	r := &relay{st: st, conn: conn, linger: linger, done: done, restAfter: restAfter}
 	r.raw, r.direct = newRawConn(conn)
-	st.setSink(r)
-	r.fromConn()
-	<-r.over
+	return r
+}
+
+func (r *relay) start() {
+	r.st.setSink(r)
+	r.run()
+}
+
+// run carries the connection's bytes, and sees the relay to its end.
+func (r *relay) run() {
+	if !r.fromConn() {
+		return // wake begins another one
+	}
+	if over := r.unended(); over != nil {
+		<-over
+	}
 	r.tasks.Wait()
 	err := r.finish()
-	_ = conn.Close()
-	_ = st.Close()
-	return err
+	_ = r.conn.Close()
+	_ = r.st.Close()
+	r.done(err)
 }
 
 // cutLinger is the linger, if no other is set, of a relay whose stream is gone and that
@@ -48,17 +82,33 @@ type relay struct {
 	direct bool // raw can be used
 
 	bulky bool // the last read found a lot
+	wide  bool // the next buffer for a lane
+	pace  rawio.Pace
 
-	linger time.Duration
-	moved  atomic.Bool // bytes moved since the linger last looked
+	linger    time.Duration
+	restAfter time.Duration
+	moved     atomic.Bool // bytes moved, see movedLocked
+	done      func(error)
 
 	mu       sync.Mutex
 	timer    *time.Timer   // of the linger, once one direction has ended
 	err      error         // the first thing that broke
-	done     bool          // the stream's direction has ended
-	over     chan struct{} // closed with done
-	finished bool          // Relay returns
+	ending   bool          // the stream's direction has ended
+	over     chan struct{} // closed with it; nil before somebody waits
+	finished bool          // the relay is over
+	rest     rest
 	tasks    sync.WaitGroup
+}
+
+// unended returns a channel that is closed when the stream's direction ends, or nil if it
+// has ended.
+func (r *relay) unended() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ending {
+		r.over = make(chan struct{})
+	}
+	return r.over
 }
 
 func (r *relay) take(p []byte) int {
@@ -77,11 +127,15 @@ func (r *relay) take(p []byte) int {
 func (r *relay) blocked() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.done {
+	if r.ending {
 		return
 	}
 	r.tasks.Go(func() {
-		switch _, err := r.st.drain(writerFunc(r.write)); err {
+		_, err := r.st.drain(writerFunc(r.write))
+		if err == errOnLane {
+			_, _, err = r.st.pour(pourTo{conn: r.conn, w: writerFunc(r.write), progress: r.progress}, math.MaxInt64)
+		}
+		switch err {
 		case nil: // back to take
 		case io.EOF:
 			r.ended(nil)
@@ -91,12 +145,17 @@ func (r *relay) blocked() {
 	})
 }
 
-// writeStep is how much is written to a connection that waits, in bytes: little enough
-// for the linger to see that a slow one moves.
+func (r *relay) progress() { r.moved.Store(true) }
+
+// writeStep is how much is written at once to a connection that does not tell how far it
+// is, in bytes: little enough for the linger to see that a slow one moves.
 const writeStep = 16 << 10
 
 // write writes to the connection and may wait.
 func (r *relay) write(p []byte) (total int, err error) {
+	if r.direct {
+		return r.raw.write(p, r.progress)
+	}
 	for len(p) > 0 && err == nil {
 		var n int
 		n, err = r.conn.Write(p[:min(len(p), writeStep)])
@@ -120,8 +179,8 @@ func (r *relay) ended(err error) {
 		r.mu.Unlock()
 		return
 	}
-	first := !r.done
-	r.done = true
+	first, over := !r.ending, r.over
+	r.ending = true
 	if r.err == nil {
 		r.err = err
 	}
@@ -136,12 +195,26 @@ func (r *relay) ended(err error) {
 		// The connection was told of the clean end of what it receives, or has been
 		// aborted: what the socket holds may still leave.
 		_ = socket(r.conn).Close()
-	case first && r.direct:
+	case first && r.direct && over == nil: // else run is about to close it
 		r.closeWrite()
 	}
 	if first {
-		close(r.over)
+		if over != nil {
+			close(over)
+		}
 		r.halfEnded()
+	}
+	if err != nil {
+		r.wake()
+	}
+}
+
+// keepAlive has the system probe the connection when nothing passes over it.
+func (r *relay) keepAlive() {
+	if c, ok := socket(r.conn).(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok {
+		_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
 	}
 }
 
@@ -161,6 +234,7 @@ func (r *relay) cut(err error) {
 	}
 	r.mu.Unlock()
 	r.halfEnded()
+	r.wake()
 }
 
 // broke resets both sides because the connection broke.
@@ -179,10 +253,13 @@ func (r *relay) fault(err error) {
 	}
 }
 
-// fromConn carries the connection's bytes to the stream until they end.
-func (r *relay) fromConn() {
-	err := r.copyIn()
+// fromConn carries the connection's bytes to the stream until they end. It reports false
+// if the relay has come to rest before.
+func (r *relay) fromConn() bool {
+	err := r.copyOrRest()
 	switch {
+	case err == errResting:
+		return false
 	case err == io.EOF:
 		_ = r.st.CloseWrite()
 		r.halfEnded()
@@ -190,20 +267,28 @@ func (r *relay) fromConn() {
 	default:
 		r.broke(err)
 	}
+	return true
 }
 
 // copyIn returns io.EOF at the end of the connection's bytes.
 func (r *relay) copyIn() error {
 	for {
+		if r.direct && r.st.splices() {
+			switch _, err := r.st.spliceFrom(r.conn, math.MaxInt64, r.progress); err {
+			case nil, errNoSplice:
+			default:
+				return err
+			}
+		}
 		buf, n, err := r.read()
 		if n > 0 {
 			r.moved.Store(true)
-			if _, werr := r.st.Write(buf.b[:n]); werr != nil {
+			if _, werr := r.st.WriteBuffer(buf, n); werr != nil {
 				err = werr // and not an end that came with the bytes
 			}
 		}
 		if buf != nil {
-			buf.recycleCopy()
+			buf.Recycle()
 		}
 		if err != nil {
 			return err
@@ -211,18 +296,25 @@ func (r *relay) copyIn() error {
 	}
 }
 
-// read returns what the connection has, in a buffer of copyPool or idlePool. While
-// it is idle a socket waits without a buffer, others with a small one.
-func (r *relay) read() (*buffer, int, error) {
+// read returns what the connection has, in the body of a buffer of a pool. While it is
+// idle a socket waits without a buffer, others with a small one.
+func (r *relay) read() (buf *Buffer, n int, err error) {
+	onLane := r.st.hasOut.Load()
+	if onLane {
+		defer func() { r.wide = wideNext(&r.pace, n) }()
+	}
 	if r.direct {
-		return r.raw.read()
+		return r.raw.read(onLane, r.wide)
 	}
-	pool := &idlePool
-	if r.bulky {
-		pool = &copyPool
+	switch {
+	case r.bulky && onLane:
+		buf = newLaneBuffer(r.wide)
+	case r.bulky:
+		buf = copyPool.Get().(*Buffer)
+	default:
+		buf = idlePool.Get().(*Buffer)
 	}
-	buf := pool.Get().(*buffer)
-	n, err := r.conn.Read(buf.b)
+	n, err = r.conn.Read(buf.Body())
 	r.bulky = n >= idleSize
 	return buf, n, err
 }
@@ -236,14 +328,14 @@ func (r *relay) halfEnded() {
 	if r.linger <= 0 || r.timer != nil || r.finished {
 		return
 	}
-	r.moved.Store(false)
+	r.movedLocked(&r.rest.forLinger)
 	r.timer = time.AfterFunc(r.linger, r.look)
 }
 
 // look is the linger's turn.
 func (r *relay) look() {
 	r.mu.Lock()
-	silent := !r.finished && !r.moved.Swap(false)
+	silent := !r.finished && !r.movedLocked(&r.rest.forLinger)
 	if !r.finished && !silent {
 		r.timer.Reset(r.linger)
 	}

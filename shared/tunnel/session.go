@@ -35,6 +35,8 @@ type Config struct {
 	// Health, if set, is called when the peer tells which of its upstreams wait, the set
 	// being the caller's to keep. It must not block.
 	Health func(Waiting)
+	// Lanes, if set, lets bulky streams leave the session for websockets of their own.
+	Lanes *Lanes
 	// Counters, if set, count the payload of DATA, live. Several sessions may share them.
 	Counters *Counters
 }
@@ -43,6 +45,17 @@ type Config struct {
 type Counters struct {
 	Received, Sent  atomic.Uint64 // payload bytes of DATA
 	Streams, Active atomic.Int64  // streams begun, and streams open now
+	Lanes           atomic.Int64  // open now, or being dialled
+	Moves           atomic.Uint64 // of a stream's direction to a lane
+	LaneErrors      LaneErrors
+}
+
+// LaneErrors count lanes that did not come about or broke, by reason.
+type LaneErrors struct {
+	Refused atomic.Uint64 // by the peer, or something between
+	Timeout atomic.Uint64 // the handshake took too long
+	Full    atomic.Uint64 // a limit was reached
+	Broken  atomic.Uint64 // while bytes were on them, and with them their stream
 }
 
 // Session is one connected client as either side sees it: streams over a carrier.
@@ -58,6 +71,8 @@ type Session struct {
 	rtt     rttMeter
 	pinger  *time.Timer
 
+	remeasured atomic.Int64 // when remeasure sent a ping, by clock
+
 	mu        sync.Mutex
 	streams   map[uint32]*Stream
 	serving   map[*Stream]struct{} // over and out of streams, but the handler is still busy
@@ -69,8 +84,15 @@ type Session struct {
 	drained   chan struct{} // closed when leaving and without streams
 	err       error
 
+	reluctance atomic.Int32 // see judge
+
+	lanes    map[*lane]struct{}
+	trailing int           // lanes whose stream is over
+	noLanes  time.Duration // none is dialled before, by clock
+
 	handlers sync.WaitGroup // Config.Handle calls
 	loops    sync.WaitGroup // reader and writer
+	laneWork sync.WaitGroup // whatever a lane does by itself
 	done     chan struct{}  // closed when the session has ended
 }
 
@@ -88,6 +110,11 @@ func New(c Carrier, cfg Config) *Session {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
+	}
+	if cfg.Lanes != nil {
+		lanes := *cfg.Lanes
+		lanes.setDefaults()
+		cfg.Lanes = &lanes
 	}
 	s := &Session{
 		carrier: c, cfg: cfg,
@@ -109,6 +136,7 @@ func New(c Carrier, cfg Config) *Session {
 	s.mu.Lock()                          // the timer needs itself
 	s.pinger = time.AfterFunc(0, s.ping) // at once: the round trip is wanted early
 	s.mu.Unlock()
+	trims.add()
 	s.loops.Go(func() { s.end(s.read()) })
 	s.loops.Go(s.write)
 	return s
@@ -226,7 +254,7 @@ func (s *Session) opened(id, window uint32, t Target) error {
 		return nil
 	}
 	st := newStream(s, id, t)
-	st.credit, st.handled = int64(window), true
+	st.credit, st.handled = int64(window), 1
 	s.addLocked(st)
 	s.handlers.Add(1)
 	s.mu.Unlock()
@@ -236,21 +264,40 @@ func (s *Session) opened(id, window uint32, t Target) error {
 
 // serve calls the handler of a stream.
 func (s *Session) serve(st *Stream) {
-	defer s.handlers.Done()
 	s.cfg.Handle(st)
 	if !st.isAccepted() {
 		st.Reset(CodeInternal, "the handler neither accepted nor refused")
 	}
+	s.handled(st)
+}
+
+// handled is called when the handler of a stream has returned, and for each Hold.
+func (s *Session) handled(st *Stream) {
 	s.mu.Lock()
-	st.handled = false
-	delete(s.serving, st)
-	s.checkDrainedLocked()
+	st.handled--
+	over := st.handled == 0
+	if over {
+		delete(s.serving, st)
+		s.checkDrainedLocked()
+	}
 	s.mu.Unlock()
+	if over {
+		s.handlers.Done()
+	}
+}
+
+// Hold has the session take its Handle for being at work on the stream until release is
+// called, once, also if it returns before. Only Handle may call it.
+func (st *Stream) Hold() (release func()) {
+	st.sess.mu.Lock()
+	st.handled++
+	st.sess.mu.Unlock()
+	return func() { st.sess.handled(st) }
 }
 
 // countLocked is the number of streams: a peer that opens and resets in a loop must
 // not start handlers without bound, so those that still run count.
-func (s *Session) countLocked() int { return len(s.streams) + len(s.serving) }
+func (s *Session) countLocked() int { return len(s.streams) + len(s.serving) + s.trailing }
 
 func (s *Session) addLocked(st *Stream) {
 	s.streams[st.id] = st
@@ -260,11 +307,12 @@ func (s *Session) addLocked(st *Stream) {
 
 // forget takes a stream that is over out of the table.
 func (s *Session) forget(st *Stream) {
+	s.trail(st)
 	s.mu.Lock()
 	known := s.streams[st.id] == st
 	if known {
 		delete(s.streams, st.id)
-		if st.handled {
+		if st.handled > 0 {
 			s.serving[st] = struct{}{}
 		}
 		s.checkDrainedLocked()
@@ -328,6 +376,8 @@ func (s *Session) Close() error {
 	s.loops.Wait()
 	cut.Stop()
 	_ = s.carrier.Close("")
+	s.endLanes()
+	s.laneWork.Wait()
 	s.handlers.Wait()
 	return nil
 }
@@ -344,7 +394,7 @@ func (s *Session) end(err error) {
 	streams := s.streams
 	s.streams = make(map[uint32]*Stream)
 	for _, st := range streams {
-		if st.handled {
+		if st.handled > 0 {
 			s.serving[st] = struct{}{}
 		}
 	}
@@ -364,6 +414,8 @@ func (s *Session) end(err error) {
 		st.abort(err, closed)
 	}
 	s.pinger.Stop()
+	s.endLanes()
+	trims.remove()
 	close(s.done)
 	if closed {
 		return
@@ -377,6 +429,3 @@ func (s *Session) end(err error) {
 }
 
 func (s *Session) now() time.Time { return time.Now() }
-
-func (s *Session) sent(n int)     { s.cfg.Counters.Sent.Add(uint64(n)) }
-func (s *Session) received(n int) { s.cfg.Counters.Received.Add(uint64(n)) }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,10 +19,11 @@ import (
 //
 // Read and Write may be used by one goroutine each; all else by any.
 type Stream struct {
-	id     uint32
-	sess   *Session
-	target Target
-	ours   bool // opened here
+	id      uint32
+	sess    *Session
+	carried carried
+	target  Target
+	ours    bool // opened here
 
 	readable chan struct{} // capacity 1: something to read, or the state changed
 	writable chan struct{} // capacity 1: credit came, or the state changed
@@ -39,11 +42,16 @@ type Stream struct {
 	local      bool  // err came from here: buffered bytes are of no more interest
 	removed    bool  // the session has forgotten the stream
 	credit     int64 // what we may send
-	handled    bool  // Config.Handle is at work; the session's lock guards it
+	handled    int   // who is at work for Config.Handle; the session's lock guards it
+	lanes      streamLanes
+	hasIn      atomic.Bool // lanes.in is set
+	hasOut     atomic.Bool // lanes.out is to be used
+	heard      atomic.Bool // the peer said something since we last looked
 
 	wmu      sync.Mutex // one Write at a time
 	turn     turn       // guarded by the session's writer
 	lastBulk uint64     // number of the batch that holds our last bulk frame; as turn
+	bulk     bulk       // guarded by wmu
 }
 
 func newStream(s *Session, id uint32, t Target) *Stream {
@@ -132,9 +140,16 @@ func (st *Stream) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		err := st.readErrLocked()
+		lane := st.lanes.moved
 		st.mu.Unlock()
 		if err != nil {
 			return 0, err
+		}
+		if lane {
+			if n, err := st.readLane(p); n > 0 || err != nil {
+				return n, err
+			}
+			continue
 		}
 		if err := st.waitReadable(); err != nil {
 			return 0, err
@@ -151,6 +166,13 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		}
 		n, err := st.drain(w)
 		total += n
+		if err == errOnLane {
+			n, _, err = st.pour(pourTo{w: w, progress: func() {}}, math.MaxInt64)
+			total += n
+			if err == nil {
+				continue
+			}
+		}
 		if err == io.EOF {
 			return total, nil
 		}
@@ -163,10 +185,13 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	}
 }
 
-// Ready reports whether Read would return at once.
+// Ready reports whether Read would return at once. Who reads asks.
 func (st *Stream) Ready() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if st.lanes.moved && st.buffered == 0 {
+		return st.lanes.backed || st.lanes.in.ahead()
+	}
 	return st.buffered > 0 || st.readErrLocked() != nil
 }
 
@@ -186,6 +211,10 @@ func (st *Stream) readErrLocked() error {
 	case st.local:
 		return st.err
 	case st.buffered > 0:
+		return nil
+	case st.lanes.lost:
+		return st.err
+	case st.lanes.moved:
 		return nil
 	case st.finRecv: // complete, whatever happened to the stream since
 		return io.EOF
@@ -237,19 +266,40 @@ func (st *Stream) releaseLocked() {
 
 // Write sends p. It returns when the bytes are on their way in the session, or an
 // error; it waits while the peer's window is used up. It implements net.Conn.
-func (st *Stream) Write(p []byte) (total int, err error) {
+func (st *Stream) Write(p []byte) (int, error) { return st.write(p, 0) }
+
+// WriteBuffer is Write of the first n bytes of the buffer's body, of which nothing may be
+// left then.
+func (st *Stream) WriteBuffer(buf *Buffer, n int) (int, error) {
+	return st.write(buf.b[:buf.front()+n], buf.front())
+}
+
+// write is Write of what lies in b behind so many bytes: none, or wsHeader, when a lane may
+// make its frames in place.
+func (st *Stream) write(b []byte, front int) (total int, err error) {
 	st.wmu.Lock()
 	defer st.wmu.Unlock()
-	for len(p) > 0 {
-		n, err := st.takeCredit(min(len(p), bulkData))
+	for len(b) > front {
+		if st.hasOut.Load() {
+			l, err := st.enter()
+			if err != nil {
+				return total, err
+			}
+			if l != nil {
+				n, err := st.writeLane(l, b, front)
+				return total + n, err
+			}
+		}
+		n, err := st.takeCredit(min(len(b)-front, bulkData))
 		if err != nil {
 			return total, err
 		}
-		if err := st.send(p[:n]); err != nil {
+		if err := st.send(b[front : front+n]); err != nil {
 			return total, err
 		}
+		st.measure(n)
 		total += n
-		p = p[n:]
+		b = b[n:]
 	}
 	return total, nil
 }
@@ -315,7 +365,7 @@ func (st *Stream) send(p []byte) error {
 		<-st.turn.done // it was taken just now: what ended the wait ends the next one
 		taken = true
 	}
-	st.sess.sent(len(p))
+	st.countSent(len(p))
 	return nil
 }
 
@@ -369,6 +419,11 @@ func (st *Stream) SetDeadline(t time.Time) error {
 // SetReadDeadline bounds Read and WriteTo; also calls that wait already.
 func (st *Stream) SetReadDeadline(t time.Time) error {
 	st.rd.set(t)
+	if st.hasIn.Load() {
+		if l := st.laneIn(); l != nil {
+			l.setReadDeadline()
+		}
+	}
 	wake(st.readable)
 	return nil
 }
@@ -376,6 +431,11 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline bounds Write; also calls that wait already.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
 	st.wd.set(t)
+	if st.hasOut.Load() {
+		if l := st.laneOut(); l != nil {
+			l.setWriteDeadline()
+		}
+	}
 	wake(st.writable)
 	return nil
 }

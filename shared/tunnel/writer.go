@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -38,8 +39,8 @@ type writer struct {
 	timeout time.Duration // for one write
 
 	mu    sync.Mutex
-	small *buffer // control frames and small DATA
-	bulk  *buffer
+	small *Buffer // control frames and small DATA
+	bulk  *Buffer
 	batch uint64 // number of the batch that gathers
 	turns turnQueue
 	busy  bool  // the flusher is at work or has been woken, or a producer leads
@@ -139,7 +140,7 @@ func (w *writer) appendLocked(st *Stream, p []byte) bool {
 }
 
 // lead sends a batch as far as the socket takes it at once.
-func (w *writer) lead(small, bulk *buffer) {
+func (w *writer) lead(small, bulk *Buffer) {
 	done, err := w.trier.TryBatch(small.bytes(), bulk.bytes())
 	small.recycle()
 	bulk.recycle()
@@ -178,16 +179,17 @@ func (w *writer) appendBulkLocked(st *Stream, p []byte) {
 	st.lastBulk = w.batch
 }
 
-func (w *writer) smallLocked() *buffer {
+func (w *writer) smallLocked() *Buffer {
 	if w.small == nil {
-		w.small = pendingPool.Get().(*buffer)
+		w.small = pendingPool.Get().(*Buffer)
 	}
 	return w.small
 }
 
-func (w *writer) bulkLocked() *buffer {
+func (w *writer) bulkLocked() *Buffer {
 	if w.bulk == nil {
-		w.bulk = pendingPool.Get().(*buffer)
+		w.bulk = pendingPool.Get().(*Buffer)
+		w.bulk.b = slices.Grow(w.bulk.b, bulkLimit)
 	}
 	return w.bulk
 }
@@ -256,7 +258,7 @@ func (w *writer) flush() error {
 }
 
 // takeLocked takes what is pending, and fills the next batch from the queue.
-func (w *writer) takeLocked() (small, bulk *buffer) {
+func (w *writer) takeLocked() (small, bulk *Buffer) {
 	small, bulk = w.small, w.bulk
 	if small == nil && bulk == nil {
 		return nil, nil
@@ -305,7 +307,7 @@ func (w *writer) reason() error {
 	return w.err
 }
 
-func (b *buffer) bytes() []byte {
+func (b *Buffer) bytes() []byte {
 	if b == nil {
 		return nil
 	}
@@ -313,7 +315,7 @@ func (b *buffer) bytes() []byte {
 }
 
 // recycle returns a pending buffer to its pool, unless control frames have made it huge.
-func (b *buffer) recycle() {
+func (b *Buffer) recycle() {
 	if b != nil && cap(b.b) <= 2*smallLimit {
 		b.b = b.b[:0]
 		pendingPool.Put(b)
