@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -37,6 +38,7 @@ type Backend struct {
 	ClientID string
 	Index    int // of the upstream in the client's Hello
 	Upstream route.Upstream
+	Access   *access.Policy // who may visit it, as its client says; nil: everybody
 	waiting  atomic.Bool
 }
 
@@ -120,6 +122,9 @@ const (
 
 // Table holds the routes. The zero value is ready for use, by any goroutine.
 type Table struct {
+	// Changed, if set, is called after Add and Remove, by the goroutine that called these.
+	Changed func()
+
 	mu    sync.RWMutex
 	hosts map[string][]*Route // by hostKey, the longest path first
 	idle  int                 // routes without backends
@@ -134,6 +139,18 @@ func (t *Table) Add(backends []*Backend) error {
 			return fmt.Errorf("%s is a TCP route and this server serves HTTP: write %s=http://%s on the client", b.Upstream, "example.com", b.Upstream.Address)
 		}
 	}
+	t.insert(backends)
+	t.changed()
+	return nil
+}
+
+func (t *Table) changed() {
+	if t.Changed != nil {
+		t.Changed()
+	}
+}
+
+func (t *Table) insert(backends []*Backend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.hosts == nil {
@@ -148,11 +165,32 @@ func (t *Table) Add(backends []*Backend) error {
 		list := append(slices.Clone(*r.backends.Load()), b)
 		r.backends.Store(&list)
 	}
+}
+
+// Differing returns a backend of another session whose route is that of b and whose policy is
+// another, nil if there is none.
+func (t *Table) Differing(b *Backend) *Backend {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	r := find(t.hosts[hostKey(b.Upstream.Host)], b.Upstream.Path)
+	if r == nil {
+		return nil
+	}
+	for _, other := range *r.backends.Load() {
+		if other.Opener != b.Opener && !other.Access.Same(b.Access) {
+			return other
+		}
+	}
 	return nil
 }
 
 // Remove takes backends out that were added. Their routes stay known for an hour.
 func (t *Table) Remove(backends []*Backend) {
+	t.withdraw(backends)
+	t.changed()
+}
+
+func (t *Table) withdraw(backends []*Backend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, b := range backends {
@@ -169,6 +207,21 @@ func (t *Table) Remove(backends []*Backend) {
 		}
 	}
 	t.forgetLocked()
+}
+
+// Served returns the hosts that somebody serves now under their own name: those of wildcards and of "*" are not known.
+func (t *Table) Served() (hosts []string) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for key, routes := range t.hosts {
+		if key[0] == '*' || key[0] == '.' {
+			continue
+		}
+		if slices.ContainsFunc(routes, func(r *Route) bool { return r.idle.IsZero() }) {
+			hosts = append(hosts, key)
+		}
+	}
+	return hosts
 }
 
 // Match finds the route for a request's clean host and clean path: an exact host before
@@ -285,6 +338,9 @@ func (t *Table) time() time.Time {
 	return time.Now()
 }
 
+// zoneBytes are those of a zone, "25" in front (RFC 6874 section 2): package netip takes any.
+const zoneBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
+
 // ErrHost is returned by CleanHost for what is no host.
 var ErrHost = errors.New("malformed host")
 
@@ -302,7 +358,7 @@ func CleanHost(host string) (string, error) {
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
 		addr, err := netip.ParseAddr(inner)
-		if !ok || err != nil || !addr.Is6() {
+		if !ok || err != nil || !addr.Is6() || strings.Trim(addr.Zone(), zoneBytes) != "" {
 			return "", ErrHost
 		}
 		return "[" + addr.WithZone("").String() + "]", nil

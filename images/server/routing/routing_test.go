@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,33 @@ func ids(backends []*Backend) string {
 		names = append(names, b.ClientID)
 	}
 	return strings.Join(names, "")
+}
+
+func TestServed(t *testing.T) {
+	var table Table
+	changes := 0
+	table.Changed = func() {
+		changes++
+		table.Served() // no lock is held
+	}
+	served := func() string {
+		hosts := table.Served()
+		slices.Sort(hosts)
+		return strings.Join(hosts, " ")
+	}
+	a := table.add(t, "a", "Example.com", "example.com/api", "*.example.com", "*", "192.0.2.1")
+	b := table.add(t, "b", "example.com", "b.example")
+	if got := served(); got != "192.0.2.1 b.example example.com" {
+		t.Errorf("served: %s", got)
+	}
+	table.Remove(b)
+	if got := served(); got != "192.0.2.1 example.com" {
+		t.Errorf("without one client: %s", got)
+	}
+	table.Remove(a)
+	if got := served(); got != "" || changes != 4 {
+		t.Errorf("without any: %q, after %d changes", got, changes)
+	}
 }
 
 func TestMatch(t *testing.T) {
