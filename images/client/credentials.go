@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/license"
 )
@@ -26,7 +28,7 @@ const (
 	lookEvery = time.Minute
 )
 
-// credentials are the token and the licence of the moment.
+// credentials are the token and the licence of the moment, and those that visitors need.
 type credentials struct {
 	cfg *settings
 	log zerolog.Logger
@@ -35,8 +37,12 @@ type credentials struct {
 	token   string
 	license string // "" if there is none
 	claims  license.License
-	told    string        // what the log has about claims,
-	toldAt  time.Time     // and since when
+	told    string    // what the log has about claims,
+	toldAt  time.Time // and since when
+
+	visitors visitors
+	access   json.RawMessage // what a server is told of who may visit
+
 	changed chan struct{} // closed with the next change
 }
 
@@ -47,6 +53,21 @@ func newCredentials(cfg *settings, reg prometheus.Registerer, log zerolog.Logger
 	var err error
 	if c.token, err = cfg.token(cfg.Token.Value()); err != nil {
 		return nil, config.Fault("TOKEN", "%w", err)
+	}
+	c.visitors = newVisitors(cfg)
+	policies, err := c.visitors.policies(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.access, err = access.Encode(policies); err != nil {
+		return nil, config.Fault("ALLOW_IPS", "%w", err)
+	}
+	if c.access == nil {
+		log.Info().Str("visitors", new(access.Policy).String()).Msg("who may visit")
+	} else {
+		for i, p := range policies {
+			log.Info().Str("upstream", cfg.Upstreams[i].String()).Stringer("visitors", p).Msg("who may visit")
+		}
 	}
 	if !cfg.License.IsSet() {
 		return c, nil
@@ -88,7 +109,7 @@ func (c *credentials) License() string {
 	return c.license
 }
 
-// Changed returns a channel that is closed when either of them changes.
+// Changed returns a channel that is closed when one of them changes.
 func (c *credentials) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,8 +2,8 @@
 // and carries what their visitors want to the upstreams next to it.
 //
 // There is an agent (agent/) for each server, which keeps a session with it, and a
-// dialer (upstream/) for the private services. credentials.go has the token
-// and the licence of the moment; instance.go is what the status and
+// dialer (upstream/) for the private services; forward/ is the opposite direction. credentials.go
+// has the token and the licence of the moment, visitors.go who may visit; instance.go is what the status and
 // healthcheck commands ask.
 package main
 
@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/adit-tunnel/adit/images/client/agent"
+	"github.com/adit-tunnel/adit/images/client/forward"
 	"github.com/adit-tunnel/adit/images/client/upstream"
 	"github.com/adit-tunnel/adit/shared/cli"
 	"github.com/adit-tunnel/adit/shared/config"
@@ -62,6 +63,17 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 		Upstreams: cfg.Upstreams, Wait: cfg.WaitUpstream, Interval: cfg.WaitInterval, Dialer: dialer, Log: log,
 	}, reg)
 
+	var forwarder *forward.Forwarder
+	var up func() // the agents call it
+	if len(cfg.Forwards) > 0 {
+		forwarder = forward.New(forward.Config{Forwards: cfg.Forwards, Metrics: forward.NewMetrics(reg), Log: log})
+		if err := forwarder.Listen(); err != nil {
+			return err
+		}
+		defer forwarder.Close()
+		up = forwarder.Up
+	}
+
 	var g run.Group
 	var drain service.Drain // the agents first; their state can be seen meanwhile
 	var agents []*agent.Agent
@@ -77,17 +89,26 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	}
 	for _, u := range cfg.URL {
 		a := agent.New(agent.Config{
-			Server: u, Token: creds.Token, License: creds.License, Changed: creds.Changed, TLS: cfg.tlsMode(), CA: cfg.ca,
+			Server: u, Token: creds.Token, License: creds.License, Access: creds.Access, Changed: creds.Changed, TLS: cfg.tlsMode(), CA: cfg.ca,
 			ClientID: id, Upstreams: cfg.Upstreams, PingInterval: cfg.PingInterval, Drain: cfg.DrainTimeout,
-			Dialer: dialer, Health: health, Counters: counters, Metrics: metrics, Log: log,
+			Lanes: cfg.Lanes, Dialer: dialer, Health: health, Forwards: forwarder != nil, Up: up, Counters: counters, Metrics: metrics, Log: log,
 		})
 		metrics.Watch(a)
+		if forwarder != nil {
+			forwarder.Use(a)
+		}
 		agents = append(agents, a)
 		g.Add(drain.First(service.Background(ctx, a.Run)))
+	}
+	if forwarder != nil {
+		g.Add(drain.First(service.Background(ctx, forwarder.Run)))
 	}
 	g.Add(service.Background(ctx, health.Run))
 	g.Add(service.Background(ctx, creds.watchToken))
 	g.Add(service.Background(ctx, creds.watchLicense))
+	for _, watch := range creds.watchVisitors() {
+		g.Add(service.Background(ctx, watch))
+	}
 	g.Add(service.Background(ctx, creds.remind))
 	g.Add(service.Signals(ctx))
 	return g.Run()

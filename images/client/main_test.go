@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/adit-tunnel/adit/shared/config"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -67,10 +68,8 @@ func load(t testing.TB, variables ...string) *settings {
 func TestServe(t *testing.T) {
 	connected := make(chan *tunnel.Session, 1)
 	srv := server(t, connected)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	closed.Close()
-	cfg := load(t, "URL="+srv.URL+",ws://"+closed.Addr().String(), "METRICS_PORT=0", "METRICS_ADDR=127.0.0.1")
+	closed := freeport.Addr(t)
+	cfg := load(t, "URL="+srv.URL+",ws://"+closed, "METRICS_PORT=0", "METRICS_ADDR=127.0.0.1")
 	logs, log := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -105,7 +104,7 @@ func TestServe(t *testing.T) {
 	body := get(t, metrics+"/metrics")
 	for _, want := range []string{
 		fmt.Sprintf("adit_connected{server=%q} 1", strings.TrimPrefix(srv.URL, "http://")),
-		fmt.Sprintf("adit_connected{server=%q} 0", closed.Addr()),
+		fmt.Sprintf("adit_connected{server=%q} 0", closed),
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s", want)
@@ -141,10 +140,8 @@ func TestPortInUse(t *testing.T) {
 // TestFetchStatus asks the servers in turn.
 func TestFetchStatus(t *testing.T) {
 	srv := server(t, nil)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	closed.Close()
-	gone := "ws://" + closed.Addr().String()
+	closed := freeport.Addr(t)
+	gone := "ws://" + closed
 	for _, c := range []struct {
 		name      string
 		variables []string

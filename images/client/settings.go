@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/adit-tunnel/adit/images/client/agent"
+	"github.com/adit-tunnel/adit/images/client/forward"
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/route"
@@ -20,10 +23,19 @@ import (
 
 type settings struct {
 	config.Common
-	URL          servers             `required:"true" desc:"Where the server's control plane is: wss://host:8123; several, separated by commas, are all connected."`
-	Token        config.Secret       `required:"true" desc:"Shared secret of server and clients. A file is read again when it changes."`
-	License      config.Secret       `desc:"The licence, where the server asks for one. A file is read again when it changes."`
-	Upstreams    route.List          `required:"true" desc:"What to expose, separated by commas: http://127.0.0.1:8080 for every host, or example.com=http://app:8000, *.example.com/api=https://api:8443?insecure=true, unix:///run/app.sock."`
+	URL       servers       `required:"true" desc:"Where the server's control plane is: wss://host:8123; several, separated by commas, are all connected."`
+	Token     config.Secret `required:"true" desc:"Shared secret of server and clients. A file is read again when it changes."`
+	License   config.Secret `desc:"The licence, where the server asks for one. A file is read again when it changes."`
+	Upstreams route.List    `desc:"What to expose, separated by commas: http://127.0.0.1:8080 for every host, or example.com=http://app:8000, *.example.com/api=https://api:8443?insecure=true, unix:///run/app.sock."`
+	Forwards  forward.List  `desc:"Local ports that lead to services of the server's network, if FORWARD_ALLOW there has them: 3000:10.0.0.2:3000, or 0.0.0.0:3000:10.0.0.2:3000 to listen on another address than 127.0.0.1."`
+
+	BasicAuth         config.Each[config.Secret] `split_words:"true" desc:"user:password that visitors must give; several, one per line. A file is read again when it changes. BASIC_AUTH_2=off: none for the second upstream."`
+	BearerToken       config.Each[config.Secret] `split_words:"true" desc:"Token that visitors must give, of 16 bytes or more; several, one per line or comma. With BASIC_AUTH, one of either admits. A file is read again when it changes."`
+	AllowIPs          config.Each[config.CIDRs]  `envconfig:"ALLOW_IPS" desc:"Addresses and CIDRs that visitors may come from. Empty: all. One upstream can differ: http://app:8000?allow=10.0.0.0/8&allow=2001:db8::/32."`
+	PassAuthorization config.Each[bool]          `split_words:"true" default:"false" desc:"Pass the credentials that were asked for here on to the upstream. One can differ: http://app:8000?pass_auth=true."`
+	RequestHeaders    config.Each[access.Rules]  `split_words:"true" desc:"Changes of requests on their way to upstreams, one per line or comma: X-Env: prod sets, +X-Env: prod adds, -X-Env removes; \\, is a comma within a value."`
+	ResponseHeaders   config.Each[access.Rules]  `split_words:"true" desc:"The same for responses of upstreams."`
+
 	AutoTLS      bool                `envconfig:"AUTO_TLS" default:"true" desc:"Verify the server's own CA by the token. false: its certificate is from a public authority, as behind a platform's TLS, or URL is ws://."`
 	TLSCA        config.Secret       `envconfig:"TLS_CA" desc:"PEM certificates of the authority that signed the server's certificate, instead of AUTO_TLS."`
 	ClientID     string              `split_words:"true" desc:"Name of this client: up to 64 letters, digits, dots, dashes and underscores. Each client needs its own. Empty: random with each start."`
@@ -31,6 +43,7 @@ type settings struct {
 	WaitInterval time.Duration       `split_words:"true" default:"5s" desc:"Time between two checks of WAIT_UPSTREAM, and the longest that one may take."`
 	DialTimeout  time.Duration       `split_words:"true" default:"10s" desc:"How long connecting an upstream may take."`
 	PingInterval time.Duration       `split_words:"true" default:"15s" desc:"Time between pings to a server; one that is silent for two is dead."`
+	Lanes        bool                `default:"true" desc:"Open a connection of its own for a stream that carries a lot, which is faster and leaves the others alone. false: one connection for everything."`
 	MetricsPort  config.OptionalPort `split_words:"true" default:"8125" desc:"Port of /metrics, /healthz and /readyz; off for none."`
 }
 
@@ -95,7 +108,14 @@ func (s *settings) Validate() error {
 	if s.ClientID != "" && (len(s.ClientID) > 64 || strings.Trim(s.ClientID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_") != "") {
 		fault("CLIENT_ID", "%q is not 1 to 64 letters, digits, dots, dashes or underscores", s.ClientID)
 	}
-	if _, err := agent.Hello(strings.Repeat("x", 64), math.MaxUint64, s.Upstreams, make(tunnel.Waiting, (len(s.Upstreams)+7)/8)); err != nil {
+	if len(s.Upstreams)+len(s.Forwards) == 0 {
+		fault("UPSTREAMS", "is not set, and neither is FORWARDS: set what to expose, or what to reach, or both")
+	}
+	doc, err := newVisitors(s).document(s)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if err := s.fits(doc); err != nil {
 		fault("UPSTREAMS", "%w", err)
 	}
 	if s.WaitInterval < 100*time.Millisecond {
@@ -108,6 +128,12 @@ func (s *settings) Validate() error {
 		fault("PING_INTERVAL", "%s is too short: set 100ms or more, with a unit as in 15s", s.PingInterval)
 	}
 	return errors.Join(errs...)
+}
+
+// fits reports whether a server can be told of the upstreams and who may visit them.
+func (s *settings) fits(access json.RawMessage) error {
+	_, err := agent.Hello(strings.Repeat("x", 64), math.MaxUint64, s.Upstreams, make(tunnel.Waiting, (len(s.Upstreams)+7)/8), access, tunnel.CapabilityForward)
+	return err
 }
 
 // token returns the first of the tokens: a client that shares a file with its server

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,12 +57,15 @@ func TestSettings(t *testing.T) {
 		{"wait for something", []string{"WAIT_UPSTREAM=http"}, []string{`WAIT_UPSTREAM: "http" is no way to wait: write tcp, a path such as /healthz`}},
 		{"wait for one's something", []string{"UPSTREAMS=http://app?wait=/up=ok"}, []string{`UPSTREAMS: "http://app?wait=/up=ok": wait="/up=ok": "ok" is neither a status`}},
 		{"wait in a hurry", []string{"WAIT_INTERVAL=1ms"}, []string{"WAIT_INTERVAL: 1ms is too short"}},
+		{"nothing but forwards", []string{"UPSTREAMS=", "FORWARDS=3000:10.0.0.2:3000"}, nil},
+		{"upstreams and forwards", []string{"FORWARDS=0:db:5432, [::1]:3000:[fd00::2]:3000\n0.0.0.0:80:web.internal:80"}, nil},
+		{"bad forwards", []string{"FORWARDS=3000,80:10.0.0.2:80"}, []string{`FORWARDS: "3000" is not a forward: write port:host:port`}},
 		{"own CA", []string{"TLS_CA=" + certificate(t)}, nil},
 		{"files", []string{"TOKEN=", "TOKEN_FILE=" + file("token", token+"\n"), "TLS_CA_FILE=" + file("ca", certificate(t))}, nil},
 		{"several tokens", []string{"TOKEN=# new\n" + token + ",older-0123456789012"}, nil},
 
 		{"nothing", []string{"URL=", "TOKEN=", "UPSTREAMS="}, []string{
-			"URL: is required but not set", "TOKEN: is required but not set", "UPSTREAMS: is required but not set"}},
+			"URL: is required but not set", "TOKEN: is required but not set", "UPSTREAMS: is not set, and neither is FORWARDS"}},
 		{"no URL in the list", []string{"URL= , "}, []string{"URL: holds no URL: write wss://host:8123"}},
 		{"no URL", []string{"URL=host"}, []string{"URL: is no URL of a server: write wss://host:8123"}},
 		{"several bad URLs", []string{"URL=ftp://a,wss://verysecret@b,wss://c?verysecret,wss://d"}, []string{"URL: ftp://a has a scheme", "b has a user in it", "c has a query"}},
@@ -169,5 +173,16 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A service under systemd needs a privilege for a local port below 1024.
+func TestNeedsOfForwards(t *testing.T) {
+	environment(t, "URL=wss://host:8123", "TOKEN="+token, "FORWARDS=80:web.internal:80,8080:web.internal:80", "METRICS_PORT=off")
+	s := &settings{}
+	must(t, config.Load(s))
+	n, err := needs(s)
+	if err != nil || !slices.Equal(n.Ports, []int{80, 8080}) {
+		t.Errorf("needs %v, %v", n.Ports, err)
 	}
 }

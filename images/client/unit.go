@@ -16,6 +16,9 @@ func needs(s any) (systemd.Needs, error) {
 	if !cfg.MetricsPort.Off() {
 		n.Ports = append(n.Ports, int(cfg.MetricsPort))
 	}
+	for _, f := range cfg.Forwards {
+		n.Ports = append(n.Ports, f.Port)
+	}
 	for _, u := range cfg.Upstreams {
 		if u.Scheme != route.Unix {
 			continue

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -12,46 +10,52 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/config"
 )
 
 // watchInterval is how often the file of BASIC_AUTH is looked at.
 const watchInterval = 5 * time.Second
 
-// guard lets through to next who may connect and knows the password, as far as these are set.
+// guard lets through to next who may connect and knows a password, as far as these are set.
+// It does not slow down who guesses: behind a tunnel all visitors have the address of its
+// client, which is where to set a password against the world.
 type guard struct {
-	allow config.CIDRs
-	basic config.Secret
-	// digest is the SHA-256 of "user:password", nil if none is asked for: digests are of equal length, so that their
-	// comparison takes the same time whatever was guessed.
-	digest   atomic.Pointer[[sha256.Size]byte]
+	allow    config.CIDRs
+	basic    config.Secret
+	policy   atomic.Pointer[access.Policy]
 	interval time.Duration
 	log      zerolog.Logger
 	next     http.Handler
 }
 
-func newGuard(allow config.CIDRs, basic config.Secret, log zerolog.Logger, next http.Handler) *guard {
+func newGuard(allow config.CIDRs, basic config.Secret, log zerolog.Logger, next http.Handler) (*guard, error) {
 	g := &guard{allow: allow, basic: basic, interval: watchInterval, log: log, next: next}
+	var users []string
 	if basic.IsSet() {
-		g.set(basic.Value())
+		var err error
+		if users, err = access.ParseUsers(basic.Value()); err != nil {
+			return nil, config.Fault("BASIC_AUTH", "%w", err)
+		}
 	}
-	return g
+	g.set(users)
+	return g, nil
 }
 
-func (g *guard) set(credentials string) {
-	digest := sha256.Sum256([]byte(credentials))
-	g.digest.Store(&digest)
+func (g *guard) set(users []string) {
+	g.policy.Store(&access.Policy{Allow: g.allow, Creds: access.NewCredentials(users, nil)})
 }
 
-// watch takes over a new password from its file until ctx ends.
+// watch takes over new passwords from their file until ctx ends.
 func (g *guard) watch(ctx context.Context) error {
 	err := g.basic.Watch(ctx, g.interval, func(value string) {
-		if err := checkBasicAuth(value); err != nil {
+		users, err := access.ParseUsers(value)
+		if err != nil {
 			g.log.Warn().Err(err).Str("file", g.basic.File()).Msg("password file changed, keeping the old password")
 			return
 		}
-		g.set(value)
-		g.log.Info().Str("file", g.basic.File()).Msg("password changed")
+		g.set(users)
+		g.log.Info().Int("users", len(users)).Str("file", g.basic.File()).Msg("password changed")
 	})
 	if ctx.Err() != nil {
 		return nil
@@ -60,23 +64,17 @@ func (g *guard) watch(ctx context.Context) error {
 }
 
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if len(g.allow) > 0 {
-		addr, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !g.allow.Contains(addr.Addr()) {
-			refuse(w, http.StatusForbidden, "forbidden: this address may not connect")
-			return
-		}
+	addr, _ := netip.ParseAddrPort(r.RemoteAddr) // one that is not known is in no network
+	policy := g.policy.Load()
+	switch verdict := policy.Check(addr.Addr(), r.Header["Authorization"]); {
+	case verdict.Admits():
+		g.next.ServeHTTP(w, r)
+	case verdict.Reason == access.Address:
+		refuse(w, http.StatusForbidden, "forbidden: this address may not connect")
+	default:
+		w.Header()["Www-Authenticate"] = policy.Challenges("adit fileserver")
+		refuse(w, http.StatusUnauthorized, "unauthorized: this file server asks for a user and a password")
 	}
-	if want := g.digest.Load(); want != nil {
-		user, password, ok := r.BasicAuth()
-		got := sha256.Sum256([]byte(user + ":" + password))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 || !ok {
-			w.Header().Set("WWW-Authenticate", `Basic realm="adit fileserver", charset="UTF-8"`)
-			refuse(w, http.StatusUnauthorized, "unauthorized: this file server asks for a user and a password")
-			return
-		}
-	}
-	g.next.ServeHTTP(w, r)
 }
 
 func refuse(w http.ResponseWriter, code int, message string) {

@@ -35,13 +35,15 @@ func TestGuard(t *testing.T) {
 		{"not an address", "@", lan, "", "", "", 403},
 		{"password", "10.1.2.3:1", lan, "a:b:c", "a", "b:c", 204},
 		{"password, not allowed", "192.0.2.1:1", lan, "a:b:c", "a", "b:c", 403},
+		{"second password", "10.1.2.3:1", nil, "a:b\nc:d", "c", "d", 204},
 		{"no password", "10.1.2.3:1", lan, "a:b", "", "", 401},
 		{"wrong password", "10.1.2.3:1", nil, "a:b", "a", "c", 401},
 		{"wrong user", "10.1.2.3:1", nil, "a:b", "b", "b", 401},
 		{"longer password", "10.1.2.3:1", nil, "a:b", "a", "bb", 401},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := newGuard(c.allow, config.SecretValue(c.basic), zerolog.Nop(), welcome)
+			g, err := newGuard(c.allow, config.SecretValue(c.basic), zerolog.Nop(), welcome)
+			must(t, err)
 			r := httptest.NewRequest("GET", "/", nil)
 			r.RemoteAddr = c.from
 			if c.user != "" {
@@ -71,7 +73,8 @@ func TestGuardWatch(t *testing.T) {
 	var cfg settings
 	must(t, config.Load(&cfg))
 	lines := make(lineWriter, 16)
-	g := newGuard(nil, cfg.BasicAuth, zerolog.New(lines), welcome)
+	g, err := newGuard(nil, cfg.BasicAuth, zerolog.New(lines), welcome)
+	must(t, err)
 	g.interval = time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -51,7 +51,10 @@ func serve(ctx context.Context, cfg *settings, log zerolog.Logger) error {
 	defer dataListener.Close()
 
 	reg := telemetry.NewRegistry("fileserver")
-	guard := newGuard(cfg.AllowIPs, cfg.BasicAuth, log, files.New(root, files.Options{Browse: cfg.Browse}))
+	guard, err := newGuard(cfg.AllowIPs, cfg.BasicAuth, log, files.New(root, files.Options{Browse: cfg.Browse}))
+	if err != nil {
+		return err
+	}
 	log.Info().Str("webroot", cfg.Webroot).Bool("browse", cfg.Browse).Msg("serving files")
 
 	var g run.Group

@@ -65,9 +65,10 @@ func TestSendfile(t *testing.T) {
 	root, err := os.OpenRoot(webroot(t))
 	must(t, err)
 	defer root.Close()
+	g, err := newGuard(nil, (&settings{}).BasicAuth, zerolog.Nop(), files.New(root, files.Options{}))
+	must(t, err)
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = newServer(newObserver(prometheus.NewRegistry(), zerolog.Nop(),
-		newGuard(nil, (&settings{}).BasicAuth, zerolog.Nop(), files.New(root, files.Options{}))))
+	srv.Config = newServer(newObserver(prometheus.NewRegistry(), zerolog.Nop(), g))
 	seen := &sources{Listener: srv.Listener}
 	srv.Listener = seen
 	srv.Start()

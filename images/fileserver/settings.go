@@ -4,9 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strings"
 	"syscall"
 
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/config"
 )
 
@@ -16,7 +16,7 @@ type settings struct {
 	Browse      bool                `default:"false" desc:"List folders that have no index.html."`
 	Port        config.Port         `default:"8080" desc:"Where visitors connect."`
 	DataAddr    string              `split_words:"true" desc:"Address to listen on for visitors. Empty: all interfaces."`
-	BasicAuth   config.Secret       `split_words:"true" desc:"user:password that visitors must give. A file is read again when it changes."`
+	BasicAuth   config.Secret       `split_words:"true" desc:"user:password that visitors must give; several, one per line, are valid at once. A file is read again when it changes."`
 	AllowIPs    config.CIDRs        `envconfig:"ALLOW_IPS" desc:"Addresses and CIDRs that may connect, as the connection has them: behind a tunnel that is its client. Empty: all."`
 	MetricsPort config.OptionalPort `split_words:"true" default:"8126" desc:"Port of /metrics, /healthz, /readyz and /status; off for none."`
 }
@@ -28,7 +28,9 @@ func (s *settings) Validate() error {
 		root.Close()
 	}
 	if s.BasicAuth.IsSet() {
-		err = errors.Join(err, checkBasicAuth(s.BasicAuth.Value()))
+		if _, fault := access.ParseUsers(s.BasicAuth.Value()); fault != nil {
+			err = errors.Join(err, config.Fault("BASIC_AUTH", "%w", fault))
+		}
 	}
 	if s.Port != 0 && int(s.Port) == int(s.MetricsPort) && (s.DataAddr == s.MetricsAddr || s.DataAddr == "" || s.MetricsAddr == "") {
 		err = errors.Join(err, config.Fault("METRICS_PORT", "%d is PORT too: set one of them to another, or METRICS_PORT to off", s.Port))
@@ -63,12 +65,4 @@ func isNoFolder(path string, err error) bool {
 	}
 	info, err := os.Stat(path)
 	return err == nil && !info.IsDir()
-}
-
-func checkBasicAuth(value string) error {
-	user, password, ok := strings.Cut(value, ":")
-	if !ok || strings.TrimSpace(user) == "" || strings.TrimSpace(password) == "" {
-		return config.Fault("BASIC_AUTH", "is not of the form user:password, neither of them blank")
-	}
-	return nil
 }

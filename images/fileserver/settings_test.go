@@ -22,6 +22,8 @@ func TestSettings(t *testing.T) {
 		{"a file", "WEBROOT=" + file, []string{"WEBROOT: " + file + " is not a folder"}},
 		{"below a file", "WEBROOT=" + file + "/x", []string{"WEBROOT: " + file + "/x is not a folder"}},
 		{"no colon", "BASIC_AUTH=verysecret", []string{"BASIC_AUTH: is not of the form user:password"}},
+		{"a hash", "BASIC_AUTH=verysecret:$2y$10$verysecret", []string{"BASIC_AUTH: has a hash"}},
+		{"no network", "ALLOW_IPS=,", []string{"ALLOW_IPS: holds no network"}},
 		{"no user", "BASIC_AUTH=:verysecret", []string{"BASIC_AUTH: is not of the form"}},
 		{"no password", "BASIC_AUTH=verysecret:", []string{"BASIC_AUTH: is not of the form"}},
 		{"same ports", "PORT=8126", []string{"METRICS_PORT: 8126 is PORT too"}},

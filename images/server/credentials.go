@@ -21,6 +21,14 @@ func newTokens(token config.Secret) *auth.Tokens {
 	return auth.NewTokens(list)
 }
 
+// newOperators returns the tokens for the status, those of clients if there are no others.
+func newOperators(cfg *settings, clients *auth.Tokens) *auth.Tokens {
+	if !cfg.OperatorToken.IsSet() {
+		return clients
+	}
+	return newTokens(cfg.OperatorToken)
+}
+
 // newKeys returns the public keys of licences, nil if none are needed.
 func newKeys(key config.Secret) *atomic.Pointer[license.Keys] {
 	if !key.IsSet() {
@@ -32,7 +40,7 @@ func newKeys(key config.Secret) *atomic.Pointer[license.Keys] {
 	return p
 }
 
-// watchTokens returns what takes up a changed TOKEN_FILE until its context ends, and calls
+// watchTokens returns what takes up a changed file of tokens until its context ends, and calls
 // changed then. A file that holds no valid token changes nothing.
 func watchTokens(token config.Secret, tokens *auth.Tokens, changed func(), log zerolog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {

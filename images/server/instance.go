@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	_ "golang.org/x/crypto/x509roots/fallback" // a scratch image has no certificate authorities of its own
 
 	"github.com/adit-tunnel/adit/images/server/proxy"
@@ -30,6 +30,12 @@ func fetchStatus(ctx context.Context, s any) (status.Document, error) {
 	tokens, err := auth.ParseTokens(cfg.Token.Value())
 	if err != nil {
 		return status.Document{}, config.Fault("TOKEN", "%w", err)
+	}
+	operators := tokens
+	if cfg.OperatorToken.IsSet() {
+		if operators, err = auth.ParseTokens(cfg.OperatorToken.Value()); err != nil {
+			return status.Document{}, config.Fault("OPERATOR_TOKEN", "%w", err)
+		}
 	}
 	base, secure, err := controlURL(cfg)
 	if err != nil {
@@ -56,7 +62,7 @@ func fetchStatus(ctx context.Context, s any) (status.Document, error) {
 	}
 	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
-	return status.Fetch(ctx, client, strings.TrimSuffix(base, "/")+"/status", tokens[0])
+	return status.Fetch(ctx, client, strings.TrimSuffix(base, "/")+"/status", operators[0])
 }
 
 // controlURL returns where the control plane is, as an http or https URL.
@@ -88,24 +94,16 @@ func controlURL(cfg *settings) (base string, secure bool, err error) {
 	return u.String(), secure, nil
 }
 
-// pinned accepts exactly the certificate that the server was given, whatever its name.
+// pinned accepts exactly the certificates that the server was given, whatever their names.
 func pinned(cfg *settings) (*tls.Config, error) {
-	cert, key, err := readKeyPair(cfg)()
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, config.Fault("TLS_CERT", "%w", err)
-	}
-	want, err := x509.ParseCertificate(pair.Certificate[0])
+	pairs, err := autotls.NewKeyPairs(readKeyPairs(cfg), zerolog.Nop())
 	if err != nil {
 		return nil, config.Fault("TLS_CERT", "%w", err)
 	}
 	return &tls.Config{
-		InsecureSkipVerify: true, // VerifyConnection does it
+		InsecureSkipVerify: true, // #nosec G402 -- VerifyConnection does it
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if len(cs.PeerCertificates) == 0 || !cs.PeerCertificates[0].Equal(want) {
+			if len(cs.PeerCertificates) == 0 || !pairs.Serves(cs.PeerCertificates[0]) {
 				return errors.New("the control port serves another certificate than TLS_CERT")
 			}
 			return nil
@@ -126,7 +124,7 @@ func probe(s any) (string, *http.Client, error) {
 	return base, &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true, DialContext: localDialer(cfg),
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // nothing is told, and "alive" by whoever has the port
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // #nosec G402 -- nothing is told, and "alive" by whoever has the port
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, err

@@ -2,8 +2,10 @@ package main
 
 import (
 	"net"
+	"time"
 
 	"github.com/adit-tunnel/adit/images/server/oneport"
+	"github.com/adit-tunnel/adit/images/server/pending"
 	"github.com/adit-tunnel/adit/images/server/proxy"
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/rawio"
@@ -16,17 +18,27 @@ type ports struct {
 	control net.Listener // nil: shared with visitors
 	data    []dataPort
 	metrics net.Listener // nil: off
+	pending *pending.List
 }
+
+const (
+	// maxPending bounds the connections that are nobody's yet, on the ports that clients
+	// come by, once they have been silent for pendingGrace.
+	maxPending   = 1024
+	pendingGrace = time.Second
+)
 
 // dataPort is a listener for visitors.
 type dataPort struct {
 	net.Listener
 	name   string
-	secure bool // speaks TLS
-	shared bool // with clients
+	of     string // the variable
+	secure bool   // speaks TLS
+	shared bool   // with clients
 }
 
 func listen(cfg *settings) (p ports, err error) {
+	p.pending = pending.New(maxPending, pendingGrace)
 	defer func() {
 		if err != nil {
 			p.close()
@@ -59,11 +71,11 @@ func (p *ports) listenHTTP(cfg *settings) error {
 		if cfg.ProxyProtocol {
 			l = proxy.Listener(l, cfg.TrustedProxies.Contains)
 		}
-		d := dataPort{Listener: l, name: name, secure: secure, shared: cfg.shared() == variable}
-		if d.shared && !secure && cfg.controlTLS() { // clients come with TLS, visitors as they like
-			plain, tls := oneport.Split(l)
+		d := dataPort{Listener: l, name: name, of: variable, secure: secure, shared: cfg.shared() == variable}
+		if d.shared && !secure && (cfg.controlTLS() || cfg.Domains.isSet()) { // clients come with TLS, visitors as they like
+			plain, tls := oneport.Split(l, p.pending)
 			d.Listener = plain
-			p.data = append(p.data, dataPort{Listener: tls, name: name + " TLS", secure: true, shared: true})
+			p.data = append(p.data, dataPort{Listener: tls, name: name + " TLS", of: variable, secure: true, shared: true})
 		}
 		p.data = append(p.data, d)
 		return nil
@@ -72,6 +84,26 @@ func (p *ports) listenHTTP(cfg *settings) error {
 		return err
 	}
 	return listen("HTTPS_PORT", cfg.HTTPSPort, "data plane TLS", true)
+}
+
+// number returns the port of visitors that a variable stands for, or else 0.
+func (p ports) number(variable string) int {
+	for _, d := range p.data {
+		if addr, ok := d.Addr().(*net.TCPAddr); ok && d.of == variable {
+			return addr.Port
+		}
+	}
+	return 0
+}
+
+// https returns the port on which visitors come with TLS, 0 if there is none.
+func (p ports) https() int {
+	for _, d := range p.data {
+		if addr, ok := d.Addr().(*net.TCPAddr); ok && d.secure && (d.of == "HTTPS_PORT" || p.number("HTTPS_PORT") == 0) {
+			return addr.Port
+		}
+	}
+	return 0
 }
 
 // numbers returns the ports that are taken.

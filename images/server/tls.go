@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/adit-tunnel/adit/images/server/acme"
+	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/shared/auth"
 	"github.com/adit-tunnel/adit/shared/autotls"
 	"github.com/adit-tunnel/adit/shared/config"
@@ -18,22 +20,22 @@ import (
 
 // certificates are what the listeners speak TLS with.
 type certificates struct {
-	control *tls.Config  // nil: plain HTTP
-	data    *tls.Config  // for listeners of visitors that are secure
-	ca      http.Handler // nil: no CA of our own
-	own     *autotls.KeyPair
+	control *tls.Config       // nil: plain HTTP
+	ca      http.Handler      // nil: no CA of our own
+	own     *autotls.KeyPairs // nil: the operator gives none
+	acme    *acme.Manager     // nil: none are got from a directory
 }
 
-// newCertificates takes the operator's certificate, or makes a CA, or neither.
+// newCertificates takes the operator's certificates, or makes a CA, or neither.
 func newCertificates(cfg *settings, tokens *auth.Tokens, refused func(*http.Request), reg prometheus.Registerer, log zerolog.Logger) (certificates, error) {
 	switch {
 	case cfg.TLSCert.IsSet():
-		pair, err := autotls.NewKeyPair(readKeyPair(cfg), log)
+		pairs, err := autotls.NewKeyPairs(readKeyPairs(cfg), log)
 		if err != nil {
 			return certificates{}, config.Fault("TLS_CERT", "%w", err)
 		}
-		exportExpiry(reg, "tls_cert", pair.NotAfter)
-		return certificates{control: pair.TLSConfig(), data: pair.TLSConfig(), own: pair}, nil
+		exportExpiry(reg, "tls_cert", pairs.NotAfter)
+		return certificates{control: pairs.TLSConfig(), own: pairs}, nil
 	case cfg.AutoTLS:
 		ca, err := autotls.New(cfg.AutoTLSDir, cfg.AutoTLSSAN)
 		if err != nil {
@@ -47,8 +49,8 @@ func newCertificates(cfg *settings, tokens *auth.Tokens, refused func(*http.Requ
 	return certificates{}, nil
 }
 
-// readKeyPair reads TLS_CERT and TLS_KEY, again from their files if they have any.
-func readKeyPair(cfg *settings) func() (cert, key []byte, err error) {
+// readKeyPairs reads TLS_CERT and TLS_KEY, again from their files if they have any.
+func readKeyPairs(cfg *settings) func() (cert, key []byte, err error) {
 	read := func(s config.Secret) ([]byte, error) {
 		if s.File() == "" {
 			return []byte(s.Value()), nil
@@ -79,17 +81,45 @@ func (c certificates) wrapControl(l net.Listener) net.Listener {
 	return tls.NewListener(l, c.control)
 }
 
-// wrapData has visitors, on a shared port without a certificate for them, make do with
-// that of the clients: who comes there with TLS can have it no other way.
+// wrapData has the secure listeners of visitors speak TLS.
 func (c certificates) wrapData(p dataPort) net.Listener {
 	if !p.secure {
 		return p.Listener
 	}
-	config := c.data
-	if config == nil {
-		config = c.control
+	return tls.NewListener(p.Listener, c.visitorTLS(p.shared))
+}
+
+// visitorTLS is how visitors are spoken TLS with, on every listener: protocols, versions and certificates are decided
+// here and nowhere else.
+func (c certificates) visitorTLS(shared bool) *tls.Config {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.forVisitor(shared)}
+	if c.acme != nil {
+		config.NextProtos = append(config.NextProtos, acme.Protocol)
 	}
-	return tls.NewListener(p.Listener, config)
+	return config
+}
+
+// forVisitor returns the certificate for a visitor: the operator's own if that is valid for the name, one from the ACME
+// directory, or else the operator's first. On a shared port visitors for whom there is no other make do with that of the
+// clients: who comes there with TLS can have it no other way.
+func (c certificates) forVisitor(shared bool) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		challenge := c.acme != nil && acme.IsChallenge(hello)
+		if challenge || c.acme != nil && !(c.own != nil && c.own.ValidFor(hello.ServerName)) {
+			if cert, err := c.acme.GetCertificate(hello); cert != nil || err != nil || challenge {
+				return cert, err
+			}
+		}
+		switch {
+		case c.own != nil:
+			return c.own.GetCertificate(hello)
+		case shared && c.control != nil:
+			return c.control.GetCertificate(hello)
+		case c.acme != nil && hello.ServerName == "": // such as a load balancer's check of health
+			return c.acme.Default(hello), nil
+		}
+		return nil, nil
+	}
 }
 
 // run takes up changed files until ctx ends.
@@ -100,4 +130,34 @@ func (c certificates) run(ctx context.Context) error {
 	}
 	_ = c.own.Run(ctx, rereadEvery)
 	return nil
+}
+
+// newACME returns what gets certificates from the ACME directory, nil if nothing is to be got.
+func newACME(cfg *settings, bound ports, table *routing.Table, own *autotls.KeyPairs, reg prometheus.Registerer, log zerolog.Logger) (*acme.Manager, error) {
+	if !cfg.Domains.isSet() {
+		return nil, nil
+	}
+	roots, err := cfg.acmeRoots()
+	if err != nil {
+		return nil, err
+	}
+	c := acme.Config{
+		Domains: cfg.Domains.hosts, Directory: string(cfg.ACMEIssuer), Roots: roots, Email: cfg.ACMEEmail, Dir: cfg.ACMEDir,
+		Addr: cfg.DataAddr, HTTPPort: bound.number("PORT"), HTTPSPort: bound.https(), Metrics: acme.NewMetrics(reg), Log: log,
+	}
+	if c.HTTPSPort == 0 { // a shared port without TLS: there is no challenge of that kind, and no port to take for it
+		c.HTTPSPort = c.HTTPPort
+	}
+	if cfg.Domains.onDemand {
+		c.Served = table.Served
+	}
+	if own != nil {
+		c.Covered = own.ValidFor
+	}
+	m, err := acme.New(c)
+	if err != nil {
+		return nil, config.Fault("LETSENCRYPT_DIR", "%w", err)
+	}
+	table.Changed = m.Changed
+	return m, nil
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"slices"
+
 	"github.com/adit-tunnel/adit/shared/config"
 	"github.com/adit-tunnel/adit/shared/systemd"
 )
@@ -17,11 +20,22 @@ func needs(s any) (systemd.Needs, error) {
 			n.Ports = append(n.Ports, r.First)
 		}
 	}
-	if dir := cfg.AutoTLSDir; dir != "" && cfg.AutoTLS && !cfg.TLSCert.IsSet() {
+	keep := func(variable, dir string) error {
 		if _, ok := systemd.StateDirectory(dir); !ok {
-			return n, config.Fault("AUTO_TLS_DIR", "%q is not in /var/lib, where systemd lets a service keep things: set it to a folder such as /var/lib/adit", dir)
+			return config.Fault(variable, "%q is not in /var/lib, where systemd lets a service keep things: set it to a folder such as /var/lib/adit", dir)
 		}
-		n.State = append(n.State, dir)
+		if !slices.Contains(n.State, dir) {
+			n.State = append(n.State, dir)
+		}
+		return nil
 	}
-	return n, nil
+	var errs []error
+	if dir := cfg.AutoTLSDir; dir != "" && cfg.AutoTLS && !cfg.TLSCert.IsSet() {
+		errs = append(errs, keep("AUTO_TLS_DIR", dir))
+	}
+	if cfg.Domains.isSet() {
+		errs = append(errs, keep("LETSENCRYPT_DIR", cfg.ACMEDir))
+		n.Pass = []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"} // to the directory
+	}
+	return n, errors.Join(errs...)
 }

@@ -1,8 +1,8 @@
 // Package autotls secures the control plane without anybody having to get a certificate: the server makes a CA
 // of its own, and a client that knows the token finds out for certain which CA that is.
 //
-// Authority is the server's side, Fetch the client's. KeyPair is for operators who do have a certificate: it
-// serves theirs instead and takes up a new one when the files change.
+// Authority is the server's side, Fetch the client's. KeyPairs is for operators who do have certificates: it
+// serves theirs instead and takes up new ones when the files change.
 //
 // # Protocol, version 1
 //

@@ -3,12 +3,14 @@
 //
 // agent.go is that loop, url.go how servers are named, connect.go one handshake, with
 // proxy.go for the way out of the private network, backoff.go the time in between,
-// leave.go how a session is left, renew.go how it gets a successor with a new token or licence, and streams.go what happens to a stream that the server
-// opens.
+// leave.go how a session is left, renew.go how it gets a successor with a
+// new token or licence, streams.go what happens to a stream that the server opens, and
+// forward.go how the client opens one.
 package agent
 
 import (
 	"context"
+	"encoding/json"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -28,8 +30,10 @@ type Config struct {
 	Server  *url.URL // ws or wss, with the path below which the control plane is
 	Token   func() string
 	License func() string // "" or nil: none
-	// Changed returns a channel that is closed when Token or License return something else
-	// than now: a session that there is then gets a successor. Nil: never.
+	// Access returns who may visit, in the form of package access; nil: everybody.
+	Access func() json.RawMessage
+	// Changed returns a channel that is closed when Token, License or Access return something
+	// else than now: a session that there is then gets a successor. Nil: never.
 	Changed      func() <-chan struct{}
 	TLS          TLSMode
 	CA           func() string // PEM, for TLSCustom
@@ -39,9 +43,15 @@ type Config struct {
 	Drain        time.Duration // for streams under way when the client or the server leaves
 	Dialer       upstream.Dialer
 	Health       *upstream.Health // which upstreams wait; nil: none
-	Counters     *tunnel.Counters
-	Metrics      *Metrics
-	Log          zerolog.Logger
+	// Forwards says that Forward will be called, and Up is called whenever there is a
+	// session for that; it must not block.
+	Forwards bool
+	Up       func()
+	// Lanes has bulky streams get a connection of their own.
+	Lanes    bool
+	Counters *tunnel.Counters
+	Metrics  *Metrics
+	Log      zerolog.Logger
 }
 
 // TLSMode says how the server's certificate is verified.
@@ -64,10 +74,15 @@ type Agent struct {
 	down       []atomic.Bool // by upstream: it could not be reached
 	proxy      func(*http.Request) (*url.URL, error)
 
+	// offers says whether the server that was met last does forwards; Run's.
+	offers bool
+
 	reports sync.WaitGroup // goroutines of report
 
-	mu      sync.Mutex
-	session *tunnel.Session // the newest, nil while there is none
+	mu       sync.Mutex
+	session  *tunnel.Session   // the newest, nil while there is none
+	forwards bool              // its server does them
+	denied   map[string]string // but not these: reasons by destination
 }
 
 // New returns an Agent.
@@ -164,8 +179,11 @@ func (a *Agent) Run(ctx context.Context) error {
 
 func (a *Agent) use(s *tunnel.Session) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.session = s
+	a.session, a.forwards, a.denied = s, a.offers, nil
+	a.mu.Unlock()
+	if s != nil && a.cfg.Up != nil {
+		a.cfg.Up()
+	}
 }
 
 // explain logs why there is no connection: loudly when only a person can mend it.
@@ -193,5 +211,5 @@ func jitter(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
-	return rand.N(d)
+	return rand.N(d) // #nosec G404 -- spreads attempts, is no secret
 }

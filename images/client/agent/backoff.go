@@ -89,7 +89,7 @@ func (b *backoff) next() time.Duration {
 // permanent reports whether trying again soon makes no sense: the token is wrong, what
 // is asked for is not allowed, or the versions do not fit.
 func permanent(err error) bool {
-	if errors.Is(err, autotls.ErrUntrusted) || errors.Is(err, autotls.ErrNoCA) || errors.Is(err, autotls.ErrPlainHTTP) {
+	if errors.Is(err, autotls.ErrUntrusted) || errors.Is(err, autotls.ErrNoCA) || errors.Is(err, autotls.ErrPlainHTTP) || errors.Is(err, errOldServer) {
 		return true
 	}
 	var refused *RefusedError

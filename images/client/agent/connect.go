@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gorilla/websocket"
 
@@ -43,12 +45,15 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("the server refused with %d: %s", e.Status, e.Text)
 }
 
+// errOldServer is a server that would let everybody in.
+var errOldServer = errors.New("the server is too old to heed who may visit")
+
 // Hello returns the lines that announce a client. The error says what to do when its
 // upstreams are too many for them.
-func Hello(clientID string, epoch uint64, upstreams route.List, waiting tunnel.Waiting) ([]string, error) {
+func Hello(clientID string, epoch uint64, upstreams route.List, waiting tunnel.Waiting, access json.RawMessage, capabilities ...string) ([]string, error) {
 	hostname, _ := os.Hostname()
 	return tunnel.Hello{
-		Version: version.Version, ClientID: clientID, Hostname: hostname, Epoch: epoch, Upstreams: upstreams.Announced(), Waiting: waiting,
+		Version: version.Version, Capabilities: capabilities, ClientID: clientID, Hostname: hostname, Epoch: epoch, Upstreams: upstreams.Announced(), Waiting: waiting, Access: access,
 	}.Header()
 }
 
@@ -64,43 +69,28 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 	}
 	a.epoch++
 	waiting, _ := a.cfg.Health.Waiting()
-	lines, err := Hello(a.cfg.ClientID, a.epoch, a.cfg.Upstreams, waiting)
+	access := a.access()
+	lines, err := Hello(a.cfg.ClientID, a.epoch, a.cfg.Upstreams, waiting, access, a.capabilities()...)
 	if err != nil {
 		return nil, nil, err
-	}
-	way, err := wayTo(a.cfg.Server, a.proxy)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer way.release()
-	dialer := websocket.Dialer{
-		Proxy:           way.socks,
-		NetDialContext:  way.dial, // gets handshake, since there is no HandshakeTimeout
-		TLSClientConfig: config,
-		Subprotocols:    []string{tunnel.Subprotocol},
-		WriteBufferSize: tunnel.WriteBufferSize,
-		WriteBufferPool: tunnel.WriteBufferPool,
 	}
 	head := http.Header{"Authorization": {"Bearer " + token}, tunnel.HelloHeader: lines}
 	if l := a.license(); l != "" {
 		head.Set(license.Header, l)
 	}
-	conn, resp, err := dialer.DialContext(handshake, a.cfg.Server.JoinPath("connect").String(), head)
+	conn, resp, err := a.handshake(handshake, config, head)
 	if err != nil {
-		return nil, nil, a.refusal(handshake, resp, err)
-	}
-	if !way.release() { // ctx ended just now, and with it the connection
-		_ = conn.Close()
-		return nil, nil, context.Cause(handshake)
-	}
-	if conn.Subprotocol() != tunnel.Subprotocol {
-		_ = conn.Close()
-		return nil, nil, errors.New("the websocket at this address is not that of an adit server: check URL")
+		return nil, nil, err
 	}
 	hello, err := tunnel.ParseHello(resp.Header.Values(tunnel.HelloHeader))
 	if err != nil {
 		_ = conn.Close()
 		return nil, nil, err
+	}
+	if len(access) > 0 && !slices.Contains(hello.Capabilities, tunnel.CapabilityAccess) {
+		_ = conn.Close() // no stream of its visitors is taken
+		return nil, nil, fmt.Errorf("%w (it is version %s): upgrade the server, or remove what restricts visitors and changes headers (%s)",
+			errOldServer, oneLine(hello.Version), "BASIC_AUTH, BEARER_TOKEN, ALLOW_IPS, REQUEST_HEADERS, RESPONSE_HEADERS, PASS_AUTHORIZATION, ?allow= and ?pass_auth=")
 	}
 	a.returnOver = time.Duration(max(hello.ReturnOver, 0)) * time.Millisecond
 	goAway := make(chan tunnel.GoAway, 1)
@@ -110,6 +100,7 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 		MaxStreams:   min(hello.MaxStreams, mostStreams),
 		Counters:     a.cfg.Counters,
 		Handle:       a.serve,
+		Lanes:        a.lanes(config, hello.Lanes),
 		GoAway:       func(g tunnel.GoAway) { goAway <- g },
 	})
 	if a.cfg.Health.Watches() {
@@ -117,6 +108,10 @@ func (a *Agent) connect(ctx context.Context) (*tunnel.Session, <-chan tunnel.GoA
 			a.log.Warn().Str("server_version", oneLine(hello.Version)).Msg("the server is too old to have visitors wait for upstreams: they get 502 until those answer")
 		}
 		a.reports.Go(func() { a.report(session) })
+	}
+	a.offers = slices.Contains(hello.Capabilities, tunnel.CapabilityForward)
+	if a.cfg.Forwards && !a.offers {
+		a.log.Warn().Str("server_version", oneLine(hello.Version)).Msg("the server does no forwards: set FORWARD_ALLOW there, or update it if it is too old")
 	}
 	return session, goAway, nil
 }
@@ -132,6 +127,37 @@ func (a *Agent) report(s *tunnel.Session) {
 			return
 		}
 	}
+}
+
+// handshake opens a websocket, within the deadline of ctx.
+func (a *Agent) handshake(ctx context.Context, config *tls.Config, header http.Header) (*websocket.Conn, *http.Response, error) {
+	way, err := wayTo(a.cfg.Server, a.proxy)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer way.release()
+	dialer := websocket.Dialer{
+		Proxy:           way.socks,
+		NetDialContext:  way.dial, // gets ctx, since there is no HandshakeTimeout
+		TLSClientConfig: config,
+		Subprotocols:    []string{tunnel.Subprotocol},
+		ReadBufferSize:  tunnel.ReadBufferSize,
+		WriteBufferSize: tunnel.WriteBufferSize,
+		WriteBufferPool: tunnel.WriteBufferPool,
+	}
+	conn, resp, err := dialer.DialContext(ctx, a.cfg.Server.JoinPath("connect").String(), header)
+	if err != nil {
+		return nil, nil, a.refusal(ctx, resp, err)
+	}
+	if !way.release() { // ctx ended just now, and with it the connection
+		_ = conn.Close()
+		return nil, nil, context.Cause(ctx)
+	}
+	if conn.Subprotocol() != tunnel.Subprotocol {
+		_ = conn.Close()
+		return nil, nil, errors.New("the websocket at this address is not that of an adit server: check URL")
+	}
+	return conn, resp, nil
 }
 
 // TLSConfig returns how to verify a server, nil for ws://.
@@ -211,10 +237,11 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// oneLine makes a peer's text fit for a log.
+// oneLine makes a peer's text fit for a log and a terminal: without controls, and without
+// what turns the direction of a line.
 func oneLine(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r

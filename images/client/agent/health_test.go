@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/adit-tunnel/adit/images/client/upstream"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -44,10 +45,7 @@ func (v *visit) await(t testing.TB, waiting bool) {
 
 // TestReport tells the server which upstreams wait: as it connects, and when that changes.
 func TestReport(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	addr := l.Addr().String()
-	must(t, l.Close())
+	addr := freeport.Addr(t)
 	upstreams := "http://" + addr + "?wait=tcp,2222=" + echo(t)
 	s := newServer(t)
 	s.able = []string{tunnel.CapabilityHealth}
@@ -57,7 +55,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("hello %+v", v.hello)
 	}
 	v.await(t, true)
-	l, err = net.Listen("tcp", addr)
+	l, err := net.Listen("tcp", addr)
 	must(t, err)
 	v.await(t, false)
 	must(t, l.Close())

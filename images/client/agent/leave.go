@@ -19,7 +19,7 @@ const (
 
 var (
 	errGoAway  = errors.New("the server is leaving")
-	errRenewed = errors.New("the token or the licence has changed")
+	errRenewed = errors.New("the token, the licence or who may visit has changed")
 )
 
 // leave tells the server that we go and waits for what is under way.

@@ -41,8 +41,9 @@ type server struct {
 	mu     sync.Mutex
 	refuse func(w http.ResponseWriter, r *http.Request) bool // reports whether it has answered
 	come   chan *visit
-	able   []string     // its capabilities
-	greet  func(*visit) // called before the visit is handed on, if set
+	able   []string             // its capabilities
+	handle func(*tunnel.Stream) // serves the client's streams, if set
+	greet  func(*visit)         // called before the visit is handed on, if set
 }
 
 // visit is one session of a client, as the server sees it.
@@ -79,7 +80,7 @@ func newServer(t testing.TB, unstarted ...func(*httptest.Server)) *server {
 		}
 		v := &visit{conn: conn, hello: hello, goAway: make(chan tunnel.GoAway, 1), health: make(chan tunnel.Waiting, 64)}
 		v.Session = tunnel.New(tunnel.NewWebsocket(conn), tunnel.Config{
-			PingInterval: patience, GoAway: func(g tunnel.GoAway) { v.goAway <- g }, Health: func(w tunnel.Waiting) { v.health <- w },
+			PingInterval: patience, GoAway: func(g tunnel.GoAway) { v.goAway <- g }, Health: func(w tunnel.Waiting) { v.health <- w }, Handle: s.handle,
 		})
 		t.Cleanup(func() { v.Close() })
 		if s.greet != nil {
@@ -159,8 +160,10 @@ type agent struct {
 // newAgent returns an agent for a server that is quick where others wait.
 func newAgent(t testing.TB, server *url.URL, upstreams string, change ...func(*Config)) *agent {
 	t.Helper()
-	list, err := route.ParseList(upstreams)
-	must(t, err)
+	var list route.List
+	if upstreams != "" {
+		must(t, list.Decode(upstreams))
+	}
 	a := &agent{log: newRecord(), reg: prometheus.NewRegistry(), done: make(chan struct{})}
 	counters := new(tunnel.Counters)
 	cfg := Config{

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // asks is what a proxy was asked for.
@@ -122,9 +124,7 @@ func TestProxy(t *testing.T) {
 // TestProxyRefuses has the proxy be none, or not willing: the log says why, without the
 // password.
 func TestProxyRefuses(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	closed.Close()
+	closed := freeport.Addr(t)
 	answers := func(text string) string {
 		proxy, _ := connectProxy(t, "", text)
 		return "http://me:let-me@" + proxy
@@ -138,7 +138,7 @@ func TestProxyRefuses(t *testing.T) {
 		{"endless", answers("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), "proxy 127.0.0.1"},
 		{"early", answers("HTTP/1.1 200 OK\r\n\r\nhello"), "it sent something before the server was asked"},
 		{"hangs up", "http://me:let-me@" + listen(t, func(net.Conn) {}), "proxy 127.0.0.1"},
-		{"is not there", "http://me:let-me@" + closed.Addr().String(), "connection refused"},
+		{"is not there", "http://me:let-me@" + closed, "connection refused"},
 		{"unknown scheme", "gopher://me:let-me@proxy.test", "the proxy's address begins with gopher://: use http, https or socks5"},
 		{"https that is none", strings.Replace(answers("HTTP/1.1 400 Bad Request\r\n\r\n"), "http", "https", 1), "proxy 127.0.0.1"},
 	} {

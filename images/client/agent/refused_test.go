@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // TestRefused has servers refuse in all the ways that they have: the log says what to do,
@@ -78,9 +80,7 @@ func TestRecovers(t *testing.T) {
 
 // TestNoServer has something else listen at the address, or nothing.
 func TestNoServer(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	closed.Close()
+	closed := freeport.Addr(t)
 	answer := func(text string) string {
 		return listen(t, func(c net.Conn) {
 			_, _ = http.ReadRequest(bufio.NewReader(c))
@@ -89,7 +89,7 @@ func TestNoServer(t *testing.T) {
 	}
 	switched := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 	for _, c := range []struct{ name, address, want string }{
-		{"nothing", closed.Addr().String(), "connect to " + closed.Addr().String() + ": dial tcp"},
+		{"nothing", closed, "connect to " + closed + ": dial tcp"},
 		{"hangs up", listen(t, func(net.Conn) {}), "connect to 127.0.0.1:"},
 		{"not HTTP", answer("220 mail.test ESMTP\r\n"), "malformed HTTP"},
 		{"wrong key", answer(switched + "x\r\n\r\n"), "not that of a websocket"},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/adit-tunnel/adit/shared/tunnel"
@@ -32,7 +33,15 @@ func (a *Agent) license() string {
 	return a.cfg.License()
 }
 
-// renew begins to replace a session because there is a new token or licence, and returns
+// access returns who may visit, nil for everybody.
+func (a *Agent) access() json.RawMessage {
+	if a.cfg.Access == nil {
+		return nil
+	}
+	return a.cfg.Access()
+}
+
+// renew begins to replace a session because there is a new token or licence, or other visitors are to be let in, and returns
 // when to make the first attempt. The session goes on until its successor is there and its
 // streams have ended.
 func (a *Agent) renew(ctx context.Context, left *departures, s *tunnel.Session) time.Duration {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"net"
 	"time"
 
@@ -9,14 +8,9 @@ import (
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
-const (
-	// halfClosed bounds how long one direction of a stream may stay silent after the other
-	// has ended.
-	halfClosed = 5 * time.Minute
-	// stillWanted is how often we look whether a stream is still wanted while its upstream
-	// does not answer.
-	stillWanted = 200 * time.Millisecond
-)
+// halfClosed bounds how long one direction of a stream may stay silent after the other
+// has ended.
+const halfClosed = 5 * time.Minute
 
 // serve connects the upstream that the server asks for by its index, and carries the
 // bytes. There is no way for a server to name any other address.
@@ -25,16 +19,17 @@ func (a *Agent) serve(st *tunnel.Stream) {
 		st.Reset(tunnel.CodeNoUpstream, "no such upstream")
 		return
 	}
-	// To connect takes twice the stack that an idle stream needs, which would keep it.
-	connected := make(chan net.Conn)
-	go func() { connected <- a.accept(st) }()
-	conn := <-connected
+	conn := a.accept(st)
 	if conn == nil {
 		return
 	}
-	if err := tunnel.Relay(st, conn, halfClosed); err != nil {
-		a.log.Debug().Err(err).Stringer("upstream", a.cfg.Upstreams[st.Target().Upstream]).Msg("stream broke off")
-	}
+	release := st.Hold()
+	tunnel.RelayFunc(st, conn, halfClosed, func(err error) {
+		if err != nil {
+			a.log.Debug().Err(err).Stringer("upstream", a.cfg.Upstreams[st.Target().Upstream]).Msg("stream broke off")
+		}
+		release()
+	})
 }
 
 // accept accepts the stream with a connection to its upstream, or resets it and returns
@@ -69,23 +64,9 @@ func (a *Agent) accept(st *tunnel.Stream) net.Conn {
 	return conn
 }
 
-// dial connects the upstream, unless the stream breaks meanwhile: what nobody waits for
-// any more would hold back the end of the session, and count against its streams.
+// dial connects the upstream, unless the stream breaks meanwhile.
 func (a *Agent) dial(st *tunnel.Stream, target tunnel.Target) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := st.Wanted()
 	defer cancel()
-	watch := time.AfterFunc(stillWanted, func() { // ends with ctx
-		ticker := time.NewTicker(stillWanted)
-		defer ticker.Stop()
-		for st.Err() == nil {
-			select {
-			case <-ticker.C:
-			case <-ctx.Done():
-				return
-			}
-		}
-		cancel()
-	})
-	defer watch.Stop()
 	return a.cfg.Dialer.Dial(ctx, a.cfg.Upstreams[target.Upstream], target)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/adit-tunnel/adit/images/client/upstream"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -41,10 +42,7 @@ func TestOwnUpstreamsOnly(t *testing.T) {
 
 // TestUpstreamDown tells the server why, and the log once.
 func TestUpstreamDown(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	address := l.Addr().String()
-	l.Close()
+	address := freeport.Addr(t)
 	s := newServer(t)
 	a := newAgent(t, s.url, "a.test=http://"+address+",b.test=https://"+listen(t, func(c net.Conn) {
 		_, _ = io.ReadFull(c, make([]byte, 10))
@@ -64,7 +62,7 @@ func TestUpstreamDown(t *testing.T) {
 		t.Error("not counted")
 	}
 	// It comes up, and goes down again.
-	l, err = net.Listen("tcp", address)
+	l, err := net.Listen("tcp", address)
 	must(t, err)
 	v.opens(t, 0, "")
 	a.log.await(t, "upstream can be reached again", "upstream", "a.test=")

@@ -165,7 +165,7 @@ func (h *Health) watch(ctx context.Context, s *service) {
 		if !h.note(s, err) { // it is asked again soon, and no visitor need tell
 			pause, doubt = min(pause, soon), nil
 		}
-		timer := time.NewTimer(pause - rand.N(pause/10)) // not all at the same time
+		timer := time.NewTimer(pause - rand.N(pause/10)) // #nosec G404 -- not all at the same time, and no secret
 		select {
 		case <-timer.C:
 		case <-doubt:
@@ -242,7 +242,11 @@ func (h *Health) check(ctx context.Context, s *service) error {
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableKeepAlives:      true,
 		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              new(http.Protocols),
 	}
+	transport.Protocols.SetHTTP1(!s.upstream.SpeaksHTTP2())
+	transport.Protocols.SetUnencryptedHTTP2(s.upstream.SpeaksHTTP2()) // TLS is the dialer's business
+	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req) // no redirects: they are answers
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/route"
 )
 
@@ -177,7 +178,7 @@ func TestCheck(t *testing.T) {
 			web(&buffered{c, br})
 		}
 	})
-	gone := refusing(t)
+	gone := freeport.Addr(t)
 	for _, c := range []struct {
 		name, upstream, want string // a part of the error, "" for none
 	}{
@@ -222,22 +223,11 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// refusing returns an address where nobody listens.
-func refusing(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
-}
-
 // A service comes, goes and comes back; another one is there all the time.
 func TestHealthFollows(t *testing.T) {
 	other := listen(t, "tcp", func(net.Conn) {})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	addr := l.Addr().String()
-	must(t, l.Close())
-	h, _ := newHealth(t, fmt.Sprintf("http://%s,1=%s,2=%s?wait=off", addr, other, refusing(t)), "tcp", 300*time.Millisecond)
+	addr := freeport.Addr(t)
+	h, _ := newHealth(t, fmt.Sprintf("http://%s,1=%s,2=%s?wait=off", addr, other, freeport.Addr(t)), "tcp", 300*time.Millisecond)
 	if err := h.Err(); err == nil || !strings.Contains(err.Error(), "waiting for *=http://"+addr+", 1="+other) {
 		t.Errorf("before it runs: %v", err)
 	}
@@ -254,7 +244,7 @@ func TestHealthFollows(t *testing.T) {
 
 // A visitor who could not be connected is reason enough to look at once.
 func TestHealthDoubts(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", freeport.Addr(t))
 	must(t, err)
 	h, _ := newHealth(t, "http://"+l.Addr().String(), "true", time.Hour)
 	h.run(t)

@@ -34,7 +34,7 @@ func (d Dialer) Dial(ctx context.Context, u route.Upstream, t tunnel.Target) (ne
 	if u.Scheme == route.Unix {
 		network = "unix"
 	}
-	var dialer net.Dialer
+	dialer := net.Dialer{KeepAlive: -1} // left to the relay
 	conn, err := dialer.DialContext(ctx, network, u.Address)
 	if err == nil && u.Proxy != 0 {
 		if err = writeProxy(ctx, conn, byte(u.Proxy), t); err != nil {
@@ -52,18 +52,28 @@ func (d Dialer) Dial(ctx context.Context, u route.Upstream, t tunnel.Target) (ne
 		conn.Close()
 		return nil, err
 	}
+	protocol := "http/1.1"
+	if u.HTTP2 {
+		protocol = "h2"
+	}
 	secure := tls.Client(conn, &tls.Config{
 		ServerName:         host,
-		InsecureSkipVerify: u.Insecure,
-		NextProtos:         []string{"http/1.1"},
+		InsecureSkipVerify: u.Insecure, // #nosec G402 -- by ?insecure=true
+		NextProtos:         []string{protocol},
 		MinVersion:         tls.VersionTLS12,
 	})
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, &handshakeError{err}
 	}
+	if u.HTTP2 && secure.ConnectionState().NegotiatedProtocol != protocol {
+		conn.Close()
+		return nil, &handshakeError{errNotHTTP2}
+	}
 	return secure, nil
 }
+
+var errNotHTTP2 = errors.New("the service does not offer HTTP/2 (ALPN h2): leave out http2=true")
 
 // handshakeError is why the TLS handshake with an upstream failed.
 type handshakeError struct{ err error }

@@ -22,6 +22,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -155,9 +156,7 @@ func parse(t testing.TB, text string) route.Upstream {
 func TestDial(t *testing.T) {
 	good, wrong, own := public.certificate("127.0.0.1", "localhost"), public.certificate("elsewhere.test"), private.certificate("127.0.0.1", "localhost")
 	silent := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	closed.Close()
+	closed := freeport.Addr(t)
 	dir := t.TempDir()
 	at := func(text string, network string, handle func(net.Conn)) string {
 		return strings.Replace(text, "ADDR", listen(t, network, handle), 1)
@@ -176,6 +175,13 @@ func TestDial(t *testing.T) {
 		{name: "tcp to unix", text: at("2222=unix://ADDR", "unix", echo)},
 		{name: "https", text: at("https://ADDR", "tcp", secure(good)), want: `http/1.1 "" `},
 		{name: "https by name", text: strings.Replace(at("https://ADDR", "tcp", secure(good)), "127.0.0.1", "localhost", 1), want: `http/1.1 "localhost" `},
+		{name: "https, HTTP/2", text: at("https://ADDR?http2=true", "tcp", secure(good)), want: `h2 "" `},
+		{name: "https, HTTP/2 not chosen", text: at("https://ADDR?http2=true", "tcp", func(c net.Conn) {
+			_ = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{good}}).Handshake()
+		}), code: tunnel.CodeTLS, part: "leave out http2=true"},
+		{name: "https, HTTP/2 refused", text: at("https://ADDR?http2=true", "tcp", func(c net.Conn) {
+			_ = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{good}, NextProtos: []string{"http/1.1"}}).Handshake()
+		}), code: tunnel.CodeTLS, part: "no application protocol"},
 		{name: "https, not verified", text: at("https://ADDR?insecure=true", "tcp", secure(own)), want: `http/1.1 "" `},
 		{name: "https, wrong name, not verified", text: at("https://ADDR?insecure=true", "tcp", secure(wrong)), want: `http/1.1 "" `},
 		{name: "https, another authority", text: at("https://ADDR", "tcp", secure(own)), code: tunnel.CodeTLS, part: "unknown authority"},
@@ -189,7 +195,7 @@ func TestDial(t *testing.T) {
 		}), code: tunnel.CodeTLS},
 		{name: "https, but it says nothing", text: at("https://ADDR", "tcp", silent), timeout: 50 * time.Millisecond, code: tunnel.CodeTimeout},
 		{name: "https, but it hangs up", text: at("https://ADDR", "tcp", func(net.Conn) {}), code: tunnel.CodeUnreachable},
-		{name: "nobody there", text: "http://" + closed.Addr().String(), code: tunnel.CodeRefused, part: "connection refused"},
+		{name: "nobody there", text: "http://" + closed, code: tunnel.CodeRefused, part: "connection refused"},
 		{name: "no socket there", text: "unix://" + dir + "/none.sock", code: tunnel.CodeRefused},
 		{name: "no time", text: at("http://ADDR", "tcp", echo), timeout: 1, code: tunnel.CodeTimeout},
 	} {

@@ -133,11 +133,12 @@ func (h *handler) serveFolder(w http.ResponseWriter, r *http.Request, p path, di
 }
 
 // redirectToFolder adds the slash that makes the relative links of a folder's page work. The location is relative and
-// begins with a dot, so that no path, however many slashes it begins with, can name another host in it.
+// begins with a dot, so that no path, however many slashes it begins with, can name another host in it. A query may hold
+// a #, which here would begin a fragment (RFC 3986, section 3.4).
 func redirectToFolder(w http.ResponseWriter, r *http.Request, p path) {
 	location := "./" + url.PathEscape(p.segments[len(p.segments)-1]) + "/"
 	if r.URL.RawQuery != "" {
-		location += "?" + r.URL.RawQuery
+		location += "?" + strings.ReplaceAll(r.URL.RawQuery, "#", "%23")
 	}
 	w.Header().Set("Location", location)
 	refuse(w, http.StatusMovedPermanently, "moved: this folder's address ends in a slash")
@@ -218,5 +219,5 @@ func echo(r *http.Request) string {
 func refuse(w http.ResponseWriter, code int, message string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
-	fmt.Fprintln(w, message)
+	fmt.Fprintln(w, message) // #nosec G705 -- plain text, with nosniff
 }

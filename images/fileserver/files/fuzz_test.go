@@ -19,7 +19,7 @@ func FuzzPath(f *testing.F) {
 		"/", "/in.txt", "/sub/", "/sub", "/../canary", "/%2e%2e/canary", "/..%2fcanary", "/%5c../canary", "/in.txt%00",
 		"//evil.test/sub", "//evil.test", "/%252e%252e/canary", "/sub/../../canary", "/.secret", "/link", "/linkdir/canary",
 		"/sub/up", "/.well-known/in.txt", "/.well-known/../.secret", "/./.secret", "/sub?sort=-size&page=99",
-		"http://evil.test/sub", "/\\evil.test", "/%e3%80%82/", "/absolute", "/sub//in.txt", "*", "/..;/canary", "/%c0%ae/",
+		"http://evil.test/sub", "/\\evil.test", "/%e3%80%82/", "/absolute", "/sub//in.txt", "*", "/..;/canary", "/%c0%ae/", "/sub?#%",
 	} {
 		f.Add(seed)
 	}

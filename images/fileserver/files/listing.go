@@ -247,7 +247,7 @@ func size(n int64) string {
 	if v < 9.95 {
 		digits = 1
 	}
-	return strconv.FormatFloat(v, 'f', digits, 64) + " " + []string{"kB", "MB", "GB", "TB", "PB", "EB"}[unit]
+	return strconv.FormatFloat(v, 'f', digits, 64) + " " + []string{"kB", "MB", "GB", "TB", "PB", "EB"}[unit] // #nosec G602 -- an int64 has no more than 19 digits
 }
 
 // grouped writes n with its thousands set apart.

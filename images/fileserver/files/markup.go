@@ -19,7 +19,7 @@ func (m *markup) add(text literal, values ...string) {
 	parts := strings.Split(string(text), "%")
 	for i, part := range parts {
 		if i > 0 {
-			*m = append(*m, html.EscapeString(strings.ToValidUTF8(values[i-1], "\uFFFD"))...)
+			*m = append(*m, html.EscapeString(strings.ToValidUTF8(values[i-1], "\uFFFD"))...) // #nosec G602 -- the texts are constants
 		}
 		*m = append(*m, part...)
 	}

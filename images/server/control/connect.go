@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 	"github.com/adit-tunnel/adit/shared/version"
@@ -43,11 +45,13 @@ type client struct {
 	told      int
 
 	session  *tunnel.Session
-	leaving  chan struct{} // closed when the client has said that it leaves
-	replaced chan struct{} // closed when a newer connection of the same client took over
-	newer    string        // where that is from; set before replaced is closed
-	cut      chan struct{} // closed when that one was replaced, too
-	denied   chan denial   // why it may not stay; has room for one
+	lanes    *tunnel.LaneGrant // what lets its lanes in; nil: it has none
+	leaving  chan struct{}     // closed when the client has said that it leaves
+	replaced chan struct{}     // closed when a newer connection of the same client took over
+	newer    string            // where that is from; set before replaced is closed
+	cut      chan struct{}     // closed when that one was replaced, too
+	denied   chan denial       // why it may not stay; has room for one
+	barred   atomic.Bool       // it may not stay, and gets no more forwards
 }
 
 // refusal is why a client may not connect, as a plain HTTP answer.
@@ -61,6 +65,10 @@ func (r *refusal) Error() string { return r.text }
 // connect establishes the session of a client whose token is good. All that can be
 // refused is refused before the upgrade, by a plain answer that says why.
 func (c *Control) connect(w http.ResponseWriter, r *http.Request) {
+	if len(r.Header[tunnel.LaneHeader]) > 0 {
+		c.lane(w, r)
+		return
+	}
 	cl, err := c.admit(r)
 	if err != nil {
 		var no *refusal
@@ -79,8 +87,11 @@ func (c *Control) connect(w http.ResponseWriter, r *http.Request) {
 		refuse(w, no.code, no.text)
 		return
 	}
+	if c.cfg.Lanes && slices.Contains(cl.hello.Capabilities, tunnel.CapabilityLanes) {
+		cl.lanes = tunnel.NewLaneGrant()
+	}
 	lines, _ := tunnel.Hello{ // fails only for its length
-		Version: version.Version, Capabilities: []string{tunnel.CapabilityHealth}, Hostname: c.hostname, MaxStreams: c.cfg.MaxStreams,
+		Version: version.Version, Capabilities: c.capabilities(), Lanes: cl.lanes, Hostname: c.hostname, MaxStreams: c.cfg.MaxStreams,
 		ReturnOver: int(returnOver(c.most()).Milliseconds()),
 	}.Header()
 	held := &heldResponse{ResponseWriter: w}
@@ -106,7 +117,7 @@ func (c *Control) admit(r *http.Request) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := cl.hello.ClientID
+	id := cl.name()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.clients[id]
@@ -115,7 +126,7 @@ func (c *Control) admit(r *http.Request) (*client, error) {
 		return nil, &refusal{http.StatusServiceUnavailable, shuttingDown}
 	case old != nil && old.hello.Epoch >= cl.hello.Epoch:
 		return nil, &refusal{http.StatusConflict, fmt.Sprintf(
-			"the client id %s is in use by a newer connection from %s: give each client a CLIENT_ID of its own", id, old.remote)}
+			"the client id %s is in use by a newer connection from %s: give each client a CLIENT_ID of its own", id.client, old.remote)}
 	case old == nil && c.cfg.MaxClients > 0 && len(c.clients)+c.joining >= c.cfg.MaxClients:
 		return nil, &refusal{http.StatusServiceUnavailable, fmt.Sprintf("the server has its limit of %d clients (MAX_CLIENTS)", c.cfg.MaxClients)}
 	}
@@ -140,27 +151,36 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 	switch n := len(hello.Upstreams); {
 	case !validID(hello.ClientID):
 		return nil, &refusal{http.StatusBadRequest, "the client id is not 1 to 64 letters, digits, dots, dashes or underscores: set CLIENT_ID on the client, or leave it unset"}
-	case n == 0:
-		return nil, &refusal{http.StatusBadRequest, "the client names no upstream: set UPSTREAMS on the client"}
+	case n == 0 && c.noUpstreams(hello) != "":
+		return nil, &refusal{http.StatusBadRequest, c.noUpstreams(hello)}
 	case n > maxUpstreams:
 		return nil, &refusal{http.StatusBadRequest, fmt.Sprintf("%d upstreams are more than the limit of %d: spread them over several clients", n, maxUpstreams)}
 	}
 	cl := &client{
-		hello: hello, remote: r.RemoteAddr, since: time.Now(),
+		hello: hello, remote: r.RemoteAddr, since: time.Now(), upstreams: []string{},
 		leaving: make(chan struct{}), replaced: make(chan struct{}), cut: make(chan struct{}), denied: make(chan denial, 1),
 	}
 	if cl.grant, err = c.grant(r); err != nil {
 		return nil, err
 	}
+	policies, err := access.Decode(hello.Access, len(hello.Upstreams))
+	if err != nil {
+		return nil, &refusal{http.StatusBadRequest, "the client says who may visit in a way that this server (version " + version.Version +
+			") does not understand: upgrade the server if the client is newer: " + err.Error()}
+	}
+	cl.hello.Access = nil // the policies are with the backends
 	for i, text := range hello.Upstreams {
 		u, err := route.Parse(text)
 		if err != nil {
 			return nil, &refusal{http.StatusBadRequest, "upstream " + err.Error()}
 		}
+		if err := checkPolicy(u, policies[i]); err != nil {
+			return nil, err
+		}
 		if err := c.covered(cl.license, u); err != nil {
 			return nil, err
 		}
-		b := &routing.Backend{ClientID: hello.ClientID, Index: i, Upstream: u}
+		b := &routing.Backend{ClientID: hello.ClientID, Index: i, Upstream: u, Access: policies[i]}
 		switch {
 		case u.IsTCP() && c.cfg.Ports == nil:
 			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
@@ -168,6 +188,9 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 		case !u.IsTCP() && c.cfg.Table == nil:
 			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
 				"upstream %s asks for a host, but this server has MODE=%s: set MODE=http,tcp on the server, or write 8080=%s on the client for a port", text, c.cfg.Mode, u.Address)}
+		case !u.IsTCP() && !c.cfg.Hosts.Allows(u.Host):
+			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
+				"upstream %s asks for a host that this server lets no client have (ALLOW_HOSTS=%s): ask for another, or change ALLOW_HOSTS on the server", text, clip(c.cfg.Hosts.String(), 200))}
 		case !u.IsTCP() && c.cfg.Reserved != "" && (u.Path == c.cfg.Reserved || strings.HasPrefix(u.Path, c.cfg.Reserved+"/")):
 			return nil, &refusal{http.StatusForbidden, fmt.Sprintf(
 				"upstream %s asks for the path %s, below which this server has its control plane: give the upstream another path, or set CONTROL_PATH on the server", text, c.cfg.Reserved)}
@@ -180,6 +203,17 @@ func (c *Control) parse(r *http.Request) (*client, error) {
 		cl.upstreams = append(cl.upstreams, u.String())
 	}
 	return cl, nil
+}
+
+// checkPolicy refuses what cannot be heeded for an upstream.
+func checkPolicy(u route.Upstream, p *access.Policy) error {
+	switch {
+	case u.Allow != "" || u.PassAuth:
+		return &refusal{http.StatusBadRequest, fmt.Sprintf("upstream %s says who may visit, which belongs into the member access of the hello", u)}
+	case p != nil && u.IsTCP() && !p.OnlyAddresses():
+		return &refusal{http.StatusBadRequest, fmt.Sprintf("upstream %s is a TCP port, which can neither ask for credentials nor change headers", u)}
+	}
+	return nil
 }
 
 // reserve opens the ports that a client asks for.
@@ -226,7 +260,7 @@ func (c *Control) abandon(cl *client) {
 func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 	log := c.cfg.Log.With().Str("client_id", cl.hello.ClientID).Str("remote_addr", cl.remote).Logger()
 	cl.session = tunnel.New(tunnel.NewWebsocket(conn), tunnel.Config{
-		PingInterval: c.cfg.PingInterval, MaxStreams: c.maxStreams(cl), Counters: c.cfg.Counters,
+		PingInterval: c.cfg.PingInterval, MaxStreams: c.maxStreams(cl), Counters: c.cfg.Counters, Lanes: c.lanesOf(cl), Handle: c.forwards(cl),
 		GoAway: func(g tunnel.GoAway) {
 			log.Info().Str("reason", g.Reason).Msg("client is leaving")
 			close(cl.leaving)
@@ -237,6 +271,7 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 	for _, b := range slices.Concat(cl.backends, cl.ports) {
 		b.Opener = cl.session
 	}
+	c.allowLanes(cl)
 	old, err := c.register(cl)
 	connected()
 	if err != nil {
@@ -245,12 +280,14 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 		// There is no status to say it with any more.
 		cl.session.GoAway(tunnel.GoAway{Jitter: time.Second, Reason: err.Error()})
 		_ = cl.session.Close()
+		c.forbidLanes(cl)
 		c.work.Done()
 		return
 	}
 	if old != nil {
 		log.Info().Str("old_remote_addr", old.remote).Msg("client took over from its older connection")
 	}
+	c.compare(cl, log)
 	event := log.Info().Strs("upstreams", cl.upstreams)
 	if waiting := cl.waiting(); waiting != nil {
 		event = event.Strs("waiting", waiting)
@@ -261,8 +298,24 @@ func (c *Control) serve(cl *client, conn *websocket.Conn, connected func()) {
 		reason := c.attend(cl)
 		c.unregister(cl)
 		_ = cl.session.Close()
+		c.forbidLanes(cl)
 		log.Info().AnErr("reason", reason).Stringer("after", time.Since(cl.since).Round(time.Millisecond)).Msg("client disconnected")
 	}()
+}
+
+// compare warns of hosts for which another client says something else of who may visit: a
+// visitor gets to those that admit him.
+func (c *Control) compare(cl *client, log zerolog.Logger) {
+	if c.cfg.Table == nil {
+		return
+	}
+	for _, b := range cl.backends {
+		if other := c.cfg.Table.Differing(b); other != nil {
+			log.Warn().Str("upstream", cl.upstreams[b.Index]).Stringer("visitors", b.Access).Str("other_client_id", other.ClientID).
+				Stringer("other_visitors", other.Access).Msg("another client of the route says something else of who may visit, or of headers: visitors get to those that admit them")
+			return // one will do
+		}
+	}
 }
 
 // wait takes what the client says of the services behind its upstreams. The data plane
@@ -371,7 +424,7 @@ func (c *Control) retire(cl *client) error {
 // register makes the client's routes lead to it, in place of an older session of the
 // same client.
 func (c *Control) register(cl *client) (old *client, err error) {
-	id := cl.hello.ClientID
+	id := cl.name()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old = c.clients[id]
@@ -406,7 +459,7 @@ func (c *Control) register(cl *client) (old *client, err error) {
 
 // unregister takes out a client whose session is to be closed.
 func (c *Control) unregister(cl *client) {
-	id := cl.hello.ClientID
+	id := cl.name()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.replaced[id] == cl {

@@ -1,9 +1,10 @@
 // Package control is the control plane of the server: where clients connect, and
 // operators ask what is going on.
 //
-//	GET /connect               the websocket of a client (connect.go), needs the token
-//	GET /status                the status document, needs the token
-//	GET /metrics               Prometheus, needs the token
+//	GET /connect               the websocket of a client (connect.go), or one of its lanes
+//	                           (lane.go), needs the token
+//	GET /status                the status document, needs the token (OPERATOR_TOKEN, if set)
+//	GET /metrics               Prometheus, needs the same
 //	GET /.well-known/ca.crt    the server's own CA, proven by the token (package autotls)
 //	GET /healthz, /readyz      for probes
 //
@@ -29,6 +30,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/rs/zerolog"
 
+	"github.com/adit-tunnel/adit/images/server/pending"
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
 	"github.com/adit-tunnel/adit/shared/auth"
@@ -40,26 +42,35 @@ import (
 
 // Config is what a Control needs.
 type Config struct {
-	Tokens   *auth.Tokens
-	Throttle *auth.Throttle
+	Tokens *auth.Tokens
+	// Operators are the tokens for /status and /metrics; nil when those of clients are.
+	Operators *auth.Tokens
+	Throttle  *auth.Throttle
 	// Keys are those of the licences that clients need; nil when they need none.
 	Keys  *atomic.Pointer[license.Keys]
 	Table *routing.Table // of hosts; nil when the server does not serve HTTP
 	Ports *tcp.Plane     // nil when it does not serve TCP
+	// Forward serves a stream that a client opens; nil when the server does no forwards.
+	Forward func(st *tunnel.Stream, clientID string)
 	// CA serves /.well-known/ca.crt; nil when the server has no CA of its own.
 	CA http.Handler
 	// Observe serves /metrics, /healthz and /readyz.
 	Observe      http.Handler
 	Mode         string
-	Reserved     string // path at and below which no upstream can be; empty: none
+	Hosts        routing.Hosts // that clients may ask for
+	Reserved     string        // path at and below which no upstream can be; empty: none
 	PingInterval time.Duration
 	Drain        time.Duration // for streams of a client that may not stay
 	MaxClients   int           // 0: no limit
 	MaxStreams   int           // of one client
-	Leaving      func()        // called when sessions begin to leave, if set; must not block
-	Counters     *tunnel.Counters
-	Metrics      *Metrics
-	Log          zerolog.Logger
+	Lanes        bool          // clients may dial lanes
+	MaxLanes     int           // of all clients; 0: no limit
+	// Pending bounds the connections that are not a client's, and counts in the metrics.
+	Pending  *pending.List
+	Leaving  func() // called when sessions begin to leave, if set; must not block
+	Counters *tunnel.Counters
+	Metrics  *Metrics
+	Log      zerolog.Logger
 }
 
 // Control is the control plane: an http.Handler, and the registry of sessions.
@@ -70,25 +81,23 @@ type Control struct {
 	started  time.Time
 	hostname string
 
-	maxPending int           // connections that are not a client's
 	aliveAfter time.Duration // how long a connection that was taken over may take to answer
 
 	mu       sync.Mutex
-	clients  map[string]*client        // by client id
-	replaced map[string]*client        // by client id: the one before, finishing what is under way
-	joining  int                       // clients that were admitted and are not yet in clients
-	seats    map[string]map[string]int // by licence, by client id: connections, joining too
-	peak     int                       // the most clients that there were
-	unready  bool                      // for probes
-	draining bool                      // no new clients
+	clients  map[name]*client
+	replaced map[name]*client           // the one before, finishing what is under way
+	lanes    map[string]*tunnel.Session // by the id of their grant
+	joining  int                        // clients that were admitted and are not yet in clients
+	seats    map[string]map[string]int  // by licence, by client id: connections, joining too
+	peak     int                        // the most clients that there were
+	unready  bool                       // for probes
+	draining bool                       // no new clients
 	closed   bool
 	closing  chan struct{}  // closed with closed
 	work     sync.WaitGroup // handshakes and sessions; begun under the lock, and not while draining
 }
 
 const (
-	// maxPending bounds the connections that are not a client's, see pending.
-	maxPending = 1024
 	// aliveAfter is how long a connection that was taken over has to show that it lives.
 	aliveAfter = 3 * time.Second
 )
@@ -101,14 +110,15 @@ func New(cfg Config) *Control {
 	c := &Control{
 		cfg:        cfg,
 		started:    time.Now(),
-		maxPending: maxPending,
 		aliveAfter: aliveAfter,
-		clients:    map[string]*client{},
-		replaced:   map[string]*client{},
+		clients:    map[name]*client{},
+		replaced:   map[name]*client{},
+		lanes:      map[string]*tunnel.Session{},
 		seats:      map[string]map[string]int{},
 		closing:    make(chan struct{}),
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: 10 * time.Second,
+			ReadBufferSize:   tunnel.ReadBufferSize,
 			WriteBufferSize:  tunnel.WriteBufferSize,
 			WriteBufferPool:  tunnel.WriteBufferPool,
 			Subprotocols:     []string{tunnel.Subprotocol},
@@ -121,13 +131,17 @@ func New(cfg Config) *Control {
 	}
 	c.hostname, _ = os.Hostname()
 	cfg.Metrics.collect(c)
+	cfg.Pending.OnDrop(cfg.Metrics.dropped.Inc)
 
-	protect := func(next http.HandlerFunc) http.Handler {
-		return auth.Require(cfg.Tokens, cfg.Throttle, cfg.Metrics.AuthFailed, cfg.Log, next)
+	if cfg.Operators == nil {
+		cfg.Operators = cfg.Tokens
 	}
-	c.handle("/connect", protect(c.connect))
-	c.handle("/status", protect(c.status))
-	c.handle("/metrics", protect(cfg.Observe.ServeHTTP))
+	protect := func(tokens *auth.Tokens, next http.HandlerFunc) http.Handler {
+		return auth.Require(tokens, cfg.Throttle, cfg.Metrics.AuthFailed, cfg.Log, next)
+	}
+	c.handle("/connect", protect(cfg.Tokens, c.connect))
+	c.handle("/status", protect(cfg.Operators, c.status))
+	c.handle("/metrics", protect(cfg.Operators, cfg.Observe.ServeHTTP))
 	c.handle("/healthz", cfg.Observe)
 	c.handle("/readyz", c.Enough(cfg.Observe))
 	ca := cfg.CA
@@ -158,6 +172,18 @@ func (c *Control) handle(path string, h http.Handler) {
 // ServeHTTP implements http.Handler.
 func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
 
+// From has next see requests as coming from address, which knows of proxies in front, so
+// that logs, the status and the slowing down of failures are about who it was.
+func From(address func(*http.Request) string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if addr := address(r); addr != r.RemoteAddr {
+			out := *r
+			out.RemoteAddr, r = addr, &out
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // Server returns an http.Server for the control plane. Connections that become
 // websockets are no longer subject to its timeouts.
 func (c *Control) Server() *http.Server {
@@ -168,7 +194,7 @@ func (c *Control) Server() *http.Server {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
-		ConnState:         (&pending{most: c.maxPending, dropped: c.cfg.Metrics.dropped.Inc}).track,
+		ConnState:         c.cfg.Pending.Track,
 	}
 }
 
@@ -296,5 +322,5 @@ func refuse(w http.ResponseWriter, code int, text string) {
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = io.WriteString(w, text+"\n")
+	_, _ = io.WriteString(w, text+"\n") // #nosec G705 -- plain text, with nosniff
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -27,7 +28,7 @@ func TestCycles(t *testing.T) {
 	s.log.discard()
 	workers := make([]*worker, 8)
 	for i := range workers {
-		workers[i] = &worker{s: s, id: fmt.Sprint("w", i), port: freePort(t)}
+		workers[i] = &worker{s: s, id: fmt.Sprint("w", i), port: freeport.New(t)}
 	}
 	run := func(n int) {
 		t.Helper()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -121,7 +122,7 @@ func TestClientLeaves(t *testing.T) {
 // complete just after.
 func TestLateClient(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	handler := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		cl, err := s.admit(r)
 		if err != nil {

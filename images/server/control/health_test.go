@@ -52,15 +52,16 @@ func TestHealth(t *testing.T) {
 // TestHealthFlood has a client change its mind all the time: the log does not follow.
 func TestHealthFlood(t *testing.T) {
 	s := start(t)
-	p := s.connect(t, hello("a", "http://app:8080"), echo)
+	p := s.connect(t, hello("a", "a.test=http://app:8080", "b.test=http://app:8080"), echo)
 	for range maxTold {
 		p.Health(tunnel.Waiting{1})
 		p.Health(nil)
 	}
-	p.Health(tunnel.Waiting{1})
-	eventually(t, func() bool { return len(s.Document().Clients[0].Waiting) == 1 })
-	p.Health(tunnel.Waiting{}) // the order is kept, so this is the last
-	eventually(t, func() bool { return len(s.Document().Clients[0].Waiting) == 0 })
+	p.Health(tunnel.Waiting{2}) // the order is kept, so this is the last
+	eventually(t, func() bool {
+		waiting := s.Document().Clients[0].Waiting
+		return len(waiting) == 1 && waiting[0] == "b.test=http://app:8080"
+	})
 	if got := strings.Count(s.log.String(), `"upstream"`) - strings.Count(s.log.String(), `"level":"debug"`); got != maxTold {
 		t.Errorf("%d lines, want %d", got, maxTold)
 	}

@@ -28,6 +28,19 @@ type grant struct {
 	tokenValid func() bool      // whether its token still is; the token itself is not kept where it could be printed
 }
 
+// name is what a client is told apart by. Its id is what it says of itself, and whoever
+// comes with the id of another client, and a higher epoch, takes over from that one: with
+// licences, only within one customer's.
+type name struct{ subject, client string }
+
+func (cl *client) name() name {
+	n := name{client: cl.hello.ClientID}
+	if cl.license != nil {
+		n.subject = cl.license.Subject
+	}
+	return n
+}
+
 // denial is why a client may not stay.
 type denial struct {
 	reason string
@@ -38,7 +51,8 @@ func (g grant) licenseStatus() *status.License {
 	if g.license == nil {
 		return nil
 	}
-	return &status.License{Subject: g.license.Subject, Expires: g.license.Expires}
+	l := g.license
+	return &status.License{Subject: l.Subject, Expires: l.Expires, MaxClients: l.MaxClients, KeyID: l.KeyID}
 }
 
 // grant reads what a request is let in by. Its token was found good before.
@@ -207,6 +221,7 @@ func (c *Control) dismiss(cl *client, d denial) error {
 	case <-c.closing:
 		return errors.New(shuttingDown)
 	}
+	cl.barred.Store(true)
 	c.unregister(cl)
 	c.cfg.Leaving()
 	limit := time.NewTimer(c.cfg.Drain)

@@ -181,6 +181,37 @@ func TestLicenseMaxClients(t *testing.T) {
 	v.admitted(t, hello("g", "http://a"), one)
 }
 
+// TestLicenseForeignID has a customer come with the client id of another and a higher
+// epoch, which is how a connection is taken over: the two have nothing to do with each
+// other.
+func TestLicenseForeignID(t *testing.T) {
+	v := startVendor(t)
+	h := hello("a", "a.test=http://a")
+	ours := v.admitted(t, h, v.issue(t, func(l *license.License) { l.Hosts = []string{"a.test"} }))
+	st := v.open(t, "a.test")
+	alive(t, st)
+	thief := hello("a", "b.test=http://b")
+	theirs := v.admitted(t, epoch(thief, 1<<62), v.issue(t, func(l *license.License) { l.Subject, l.Hosts = "thief", []string{"b.test"} }))
+	if strings.Contains(v.log.String(), "took over") {
+		t.Error("a session was taken over")
+	}
+	for _, host := range []string{"a.test", "b.test"} {
+		alive(t, v.open(t, host))
+	}
+	alive(t, st)
+	if doc := v.Document(); len(doc.Clients) != 2 {
+		t.Errorf("connected: %+v", doc.Clients)
+	}
+	// The owner itself still takes over from its older connection, whatever the other's epoch.
+	newer := v.admitted(t, epoch(h, 2), v.issue(t, func(l *license.License) { l.Hosts = []string{"a.test"} }))
+	v.log.await(t, "client took over from its older connection")
+	within(t, ours.goAway)
+	alive(t, v.open(t, "a.test"))
+	if newer.Err() != nil || theirs.Err() != nil {
+		t.Errorf("ended: %v %v", newer.Err(), theirs.Err())
+	}
+}
+
 // TestLicenseExpires has a licence run out under a stream: it finishes, nothing new comes,
 // and both sides know why.
 func TestLicenseExpires(t *testing.T) {
@@ -189,7 +220,7 @@ func TestLicenseExpires(t *testing.T) {
 	old := v.admitted(t, h, v.issue(t))
 	st := v.open(t, "any")
 	alive(t, st)
-	ends := v.clients["a"].license.Ends()
+	ends := v.clients[name{"acme", "a"}].license.Ends()
 	v.expire(ends.Add(-time.Second))
 	select {
 	case g := <-old.goAway:

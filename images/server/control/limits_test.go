@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-tunnel/adit/images/server/pending"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -90,12 +91,7 @@ func TestFlood(t *testing.T) {
 		{"half a body", "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := start(t)
-			s.maxPending = most
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			must(t, err)
-			s.addr = l.Addr().String()
-			s.listen(t, l)
+			s := start(t, func(cfg *Config) { cfg.Pending = pending.New(most, 0) })
 			client := s.connect(t, hello("before", "http://a"), echo)
 			var flood []net.Conn
 			for range 3 * most {

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"github.com/adit-tunnel/adit/images/server/pending"
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/images/server/tcp"
 	"github.com/adit-tunnel/adit/shared/auth"
@@ -56,7 +57,7 @@ func start(t testing.TB, change ...func(*Config)) *server {
 	})
 	cfg := Config{
 		Tokens: auth.NewTokens([]string{token}), Throttle: auth.NewThrottle(), Table: s.table, Ports: s.ports,
-		Mode: "http,tcp", PingInterval: patience, Counters: counters, Log: log,
+		Mode: "http,tcp", PingInterval: patience, Counters: counters, Log: log, Pending: pending.New(1024, 0),
 		Observe: telemetry.Handler(reg, func() error { return s.Ready() }),
 	}
 	for _, f := range change {

@@ -41,7 +41,7 @@ func NewMetrics(reg prometheus.Registerer, modes []string, counters *tunnel.Coun
 	}
 	m.dropped = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "adit_dropped_handshakes_total",
-		Help: "Connections to the control plane that were dropped before they became a client's, because there were too many.",
+		Help: "Connections that were dropped before they became a client's, or a visitor's on a shared port, because there were too many.",
 	})
 	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "adit_license_refusals_total",

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -22,6 +25,7 @@ func TestRefusals(t *testing.T) {
 
 	noTCP := func(cfg *Config) { cfg.Ports, cfg.Mode = nil, "http" }
 	noHTTP := func(cfg *Config) { cfg.Table, cfg.Mode = nil, "tcp" }
+	hosts := func(cfg *Config) { cfg.Hosts = routing.Hosts{"a.test", "*.b.test"} }
 	many := make([]string, maxUpstreams+1)
 	for i := range many {
 		many[i] = fmt.Sprintf("h%d=http://a", i)
@@ -57,6 +61,9 @@ func TestRefusals(t *testing.T) {
 		{name: "no JSON", header: set(tunnel.HelloHeader, "aGVsbG8"), code: 400, part: "decode hello"},
 		{name: "huge hello", header: set(tunnel.HelloHeader, strings.Repeat("A", 49<<10)), code: 400, part: "over the limit"},
 		{name: "huge head", header: set("X-Something", strings.Repeat("A", 80<<10)), code: 431},
+		{name: "a host that nobody may have", config: hosts, hello: hello("a", "a.test=http://a", "b.test=http://a"), code: 403,
+			part: "upstream b.test=http://a asks for a host that this server lets no client have (ALLOW_HOSTS=a.test,*.b.test)"},
+		{name: "the default route is not for clients", config: hosts, hello: hello("a", "http://a"), code: 403, part: "ALLOW_HOSTS"},
 		{name: "no id", hello: hello("", "http://a"), code: 400, part: "set CLIENT_ID on the client"},
 		{name: "bad id", hello: hello("a b", "http://a"), code: 400, part: "set CLIENT_ID on the client"},
 		{name: "long id", hello: hello(strings.Repeat("a", 65), "http://a"), code: 400, part: "1 to 64"},
@@ -71,6 +78,12 @@ func TestRefusals(t *testing.T) {
 		{name: "port that is not allowed", hello: hello("a", "22=localhost:22"), code: 403, part: "port 22 is not allowed: the server has ALLOW_PORTS=1024-65535; ask for one of those, as in 1024=localhost:22"},
 		{name: "port of another program", hello: hello("a", fmt.Sprintf("%d=localhost:22", takenPort)), code: 409,
 			part: fmt.Sprintf("port %d is in use by another program on the server's machine: stop that, or ask for another port", takenPort)},
+		{name: "policy that is not understood", hello: withAccess(hello("a", "http://a"), `{"policies":[{"allow":["::1/128"],"countries":["NZ"]}],"upstreams":[1]}`), code: 400,
+			part: "the client says who may visit in a way that this server (version "},
+		{name: "policy for other upstreams", hello: withAccess(hello("a", "http://a"), `{"policies":[{"allow":["::1/128"]}],"upstreams":[0,1]}`), code: 400, part: "upgrade the server if the client is newer"},
+		{name: "no policy", hello: withAccess(hello("a", "http://a"), `null`), code: 400, part: "who may visit"},
+		{name: "password for a port", hello: withAccess(hello("a", "2222=localhost:22"), `{"policies":[{"pass":true}],"upstreams":[1]}`), code: 400, part: "upstream 2222=localhost:22 is a TCP port, which can neither ask"},
+		{name: "policy in the upstream", hello: hello("a", "http://a?allow=10.0.0.0/8"), code: 400, part: "says who may visit, which belongs into the member access"},
 		{name: "older", hello: epoch(hello("taken", "http://a"), 4), code: 409, part: "the client id taken is in use by a newer connection from 127.0.0.1:"},
 		{name: "as old", hello: epoch(hello("taken", "http://a"), 5), code: 409, part: "give each client a CLIENT_ID of its own"},
 		{name: "one too many", config: func(cfg *Config) { cfg.MaxClients = 1 }, code: 503, part: "the server has its limit of 1 clients (MAX_CLIENTS)"},
@@ -83,8 +96,11 @@ func TestRefusals(t *testing.T) {
 			}
 			s := start(t, configs...)
 			host := "http://other"
+			if s.cfg.Hosts != nil {
+				host = s.cfg.Hosts[0] + "=http://other"
+			}
 			if s.cfg.Table == nil {
-				host = fmt.Sprintf("%d=other:1", freePort(t))
+				host = fmt.Sprintf("%d=other:1", freeport.New(t))
 			}
 			s.connect(t, epoch(hello("taken", host), 5), echo)
 			if c.before != nil {
@@ -135,6 +151,11 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func withAccess(h tunnel.Hello, doc string) tunnel.Hello {
+	h.Access = json.RawMessage(doc)
+	return h
+}
+
 // ask sends a handshake as it is.
 func (s *server) ask(t testing.TB, method string, h http.Header) (*http.Response, string) {
 	t.Helper()
@@ -153,15 +174,6 @@ func (s *server) ask(t testing.TB, method string, h http.Header) (*http.Response
 	return resp, string(body)
 }
 
-// freePort returns a port that nobody listens on just now.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // TestOwnPort is about the ports of the server itself, which clients could take over
 // otherwise as soon as it is bound to another address.
 func TestOwnPort(t *testing.T) {
@@ -176,7 +188,7 @@ func TestOwnPort(t *testing.T) {
 // TestAllOrNothing has a client ask for a port that it gets and one that it does not.
 func TestAllOrNothing(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	s.refused(t, hello("a", strconv.Itoa(port)+"=localhost:22", "22=localhost:22"), http.StatusForbidden)
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	must(t, err)
@@ -186,7 +198,7 @@ func TestAllOrNothing(t *testing.T) {
 // TestBrokenUpgrade has the handshake break off after the port was reserved.
 func TestBrokenUpgrade(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	h := header(t, hello("a", strconv.Itoa(port)+"=localhost:22"))
 	for name, value := range map[string]string{
 		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13",

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 	"github.com/adit-tunnel/adit/shared/version"
 )
@@ -23,7 +24,7 @@ func TestStatus(t *testing.T) {
 	if !strings.Contains(body, `"clients":[]`) {
 		t.Errorf("without clients: %s", body)
 	}
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, hello("b", "HTTP://App:8080"), echo) // written otherwise than we write it
 	s.connect(t, hello("a", "example.com=http://a:1?host=x&insecure=false", fmt.Sprintf("%d=db:5432", port)), echo)
 	code, body := s.get(t, "/status", token)
@@ -111,7 +112,7 @@ func TestHello(t *testing.T) {
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if got := s.maxStreams(s.clients["a"]); got != c.want {
+			if got := s.maxStreams(s.clients[name{client: "a"}]); got != c.want {
 				t.Errorf("%d streams, want %d", got, c.want)
 			}
 			if len(s.log.String()) > 1500 {
@@ -149,8 +150,8 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("a round trip to nobody: %s", got)
 	}
 	s.connect(t, hello("a", "http://a"), echo)
-	s.connect(t, hello("b", "http://b", fmt.Sprintf("%d=b:1", freePort(t))), echo)
-	p := s.connect(t, hello("c", fmt.Sprintf("%d=c:1", freePort(t))), echo)
+	s.connect(t, hello("b", "http://b", fmt.Sprintf("%d=b:1", freeport.New(t))), echo)
+	p := s.connect(t, hello("c", fmt.Sprintf("%d=c:1", freeport.New(t))), echo)
 	want("http_controlplane_connected_gauge", "2")
 	want("tcp_controlplane_connected_gauge", "2")
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -15,7 +16,7 @@ import (
 // still there: its routes lead to the newer one at once.
 func TestTakeover(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	h := hello("a", "http://a", fmt.Sprintf("%d=a:1", port))
 	older := s.connect(t, h, echo)
 	under := s.open(t, "any")
@@ -132,7 +133,7 @@ func TestTakeoverRace(t *testing.T) {
 	alive(t, s.open(t, "any"))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if got := s.clients["a"].hello.Epoch; got != n-1 {
+	if got := s.clients[name{client: "a"}].hello.Epoch; got != n-1 {
 		t.Errorf("epoch %d is there, want %d", got, n-1)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/adit-tunnel/adit/shared/access"
 )
 
 // benchUpstream answers every request with so many bytes and does nothing else: its own
@@ -42,15 +44,23 @@ func skipHead(r *bufio.Reader) error {
 // sides; what the visitors, the client and the upstream cost is in it.
 func BenchmarkRequest(b *testing.B) {
 	for _, visitors := range []int{1, 16, 64} {
-		b.Run(fmt.Sprintf("payload=1KiB/visitors=%d", visitors), func(b *testing.B) { benchmarkRequest(b, visitors, 1<<10) })
+		b.Run(fmt.Sprintf("payload=1KiB/visitors=%d", visitors), func(b *testing.B) { benchmarkRequest(b, visitors, 1<<10, nil) })
 	}
-	b.Run("payload=64KiB/visitors=16", func(b *testing.B) { benchmarkRequest(b, 16, 64<<10) })
+	b.Run("payload=64KiB/visitors=16", func(b *testing.B) { benchmarkRequest(b, 16, 64<<10, nil) })
+	for name, p := range map[string]*access.Policy{
+		"password": {Creds: access.NewCredentials([]string{"ann:one"}, nil)},
+		"address":  {Allow: networks(b, "127.0.0.0/8")},
+	} {
+		b.Run("payload=1KiB/visitors=16/ask="+name, func(b *testing.B) { benchmarkRequest(b, 16, 1<<10, p) })
+	}
 }
 
-func benchmarkRequest(b *testing.B, visitors, size int) {
-	s := newSite(b)
+// benchmarkRequest asks an upstream with a policy, nil for none.
+func benchmarkRequest(b *testing.B, visitors, size int, p *access.Policy, change ...func(*Config)) {
+	s := newSite(b, change...)
+	s.access = p
 	s.client("http://" + benchUpstream(b, size))
-	request := []byte("GET /path?query HTTP/1.1\r\nHost: bench.example.com\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n")
+	request := []byte("GET /path?query HTTP/1.1\r\nHost: bench.example.com\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nAuthorization: Basic YW5uOm9uZQ==\r\n\r\n")
 	var conns []net.Conn
 	for range visitors {
 		c := s.dial()

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -35,6 +33,7 @@ type requestBody struct {
 	complete atomic.Bool  // all of it was read, before the last of it was sent
 	sentAt   atomic.Int64 // when the upstream got all of it, in ns since 1970; 0: not yet
 	stopped  atomic.Bool  // by cutBody
+	read     atomic.Int64 // bytes that were read
 
 	// Set before done is closed.
 	err   error // why the upstream did not get all of it
@@ -69,12 +68,7 @@ func (b *requestBody) refuse() {
 // startBody begins to send the body over c.
 func (x *exchange) startBody(c *conn) {
 	b := &x.body
-	b.done = make(chan struct{})
-	if len(x.r.Header["Expect"]) > 0 { // 100-continue: the server lets nothing else pass
-		b.goAhead = make(chan struct{})
-	}
-	// The response may begin before the request's body has ended.
-	_ = http.NewResponseController(x.w).EnableFullDuplex()
+	x.expectBody()
 	go func() {
 		defer close(b.done)
 		b.err = x.sendBody(c)
@@ -83,6 +77,17 @@ func (x *exchange) startBody(c *conn) {
 		}
 		b.sentAt.Store(time.Now().UnixNano())
 	}()
+}
+
+// expectBody is called before the body is read.
+func (x *exchange) expectBody() {
+	b := &x.body
+	b.done = make(chan struct{})
+	if len(x.r.Header["Expect"]) > 0 { // 100-continue: the server lets nothing else pass
+		b.goAhead = make(chan struct{})
+	}
+	// The response may begin before the request's body has ended.
+	_ = http.NewResponseController(x.w).EnableFullDuplex()
 }
 
 var errNotWanted = errors.New("the upstream did not want the body")
@@ -126,6 +131,7 @@ func (x *exchange) awaitGoAhead() bool {
 
 func (x *exchange) readBody(p []byte) (int, error) {
 	n, err := x.r.Body.Read(p)
+	x.body.read.Add(int64(n))
 	switch {
 	case err == io.EOF:
 		x.body.complete.Store(true)
@@ -136,10 +142,21 @@ func (x *exchange) readBody(p []byte) (int, error) {
 }
 
 func (x *exchange) copyBody(c *conn, buf []byte) error {
-	for {
-		n, err := x.readBody(buf)
-		if n > 0 {
-			if _, err := c.st.Write(buf[:n]); err != nil {
+	splice := x.r.ProtoMajor == 1
+	var buffers tunnel.LaneBuffers
+	defer buffers.Recycle()
+	var large *tunnel.Buffer
+	for n := 0; ; {
+		if c.st.OnLane() {
+			large = buffers.Next(n)
+			buf = large.Body()
+		}
+		if splice {
+			x.conn.into = nil
+		}
+		var err error
+		if n, err = x.readBody(buf); n > 0 {
+			if err := write(c.st, large, buf[:n]); err != nil {
 				return err
 			}
 		}
@@ -149,7 +166,42 @@ func (x *exchange) copyBody(c *conn, buf []byte) error {
 		if err != nil {
 			return err
 		}
+		// The server has read into buf: it holds nothing of the body, nor of what is behind it.
+		if splice && x.conn.into == &buf[0] && c.st.Splices() {
+			if splice, err = x.spliceBody(c, buf); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// write writes p, which is the beginning of large's body unless that is nil.
+func write(st *tunnel.Stream, large *tunnel.Buffer, p []byte) error {
+	var err error
+	if large != nil {
+		_, err = st.WriteBuffer(large, len(p))
+	} else {
+		_, err = st.Write(p)
+	}
+	return err
+}
+
+// spliceBody has the kernel send what is still to come of the body, and reports whether it
+// could. The last byte it leaves: the upstream, which may answer at once, must not have it
+// before the server knows that the body has ended.
+func (x *exchange) spliceBody(c *conn, buf []byte) (bool, error) {
+	left, err := x.conn.splice(c.st, x.r.ContentLength-x.body.read.Load())
+	if left == 0 {
+		return false, err
+	}
+	for left > 0 {
+		n, err := x.readBody(buf[:min(left, int64(len(buf)))]) // of which nothing is in buf
+		if err != nil {
+			return false, err
+		}
+		left -= int64(n)
+	}
+	return true, err
 }
 
 // copyChunks writes each chunk with its size in one write. The size stands in a field
@@ -174,7 +226,7 @@ func (x *exchange) copyChunks(c *conn, buf []byte) error {
 	}
 	end := append(buf[:0], "0\r\n"...)
 	for name, values := range x.r.Trailer {
-		if httpguts.ValidHeaderFieldName(name) && httpguts.ValidTrailerHeader(name) && !isForwarding(name) {
+		if passesTrailer(name) && !requestRules(x.backend).Drops(name) {
 			end = appendField(end, name, values)
 		}
 	}
@@ -211,8 +263,8 @@ func (x *exchange) cutBody() {
 }
 
 // finishBody waits a moment for the rest of the body after the response has ended, and
-// reports whether the upstream got all of it.
-func (x *exchange) finishBody(c *conn) bool {
+// reports whether the upstream got all of it. If not, it stops the sending by abort.
+func (x *exchange) finishBody(abort func()) bool {
 	b := &x.body
 	if b.done == nil {
 		return true
@@ -226,7 +278,7 @@ func (x *exchange) finishBody(c *conn) bool {
 		select {
 		case <-b.done:
 		case <-timer.C:
-			c.st.Reset(tunnel.CodeCancelled, "the response is complete")
+			abort()
 			x.cutBody()
 		}
 	}
@@ -237,7 +289,7 @@ func (x *exchange) finishBody(c *conn) bool {
 // linger gives a visitor who still sends some time to read the response: the server,
 // which closes the connection then, first discards some of what comes.
 func (x *exchange) linger() {
-	if x.body.unread() {
+	if x.body.unread() && x.r.ProtoMajor == 1 {
 		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime))
 	}
 }

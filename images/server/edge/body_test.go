@@ -212,7 +212,7 @@ func TestBodyAndResponseAtTheSameTime(t *testing.T) {
 
 func TestTimeToAnswerBeginsBehindTheBody(t *testing.T) {
 	const wait = time.Minute
-	x := &exchange{e: &Edge{wait: wait}}
+	x := &exchange{e: &Edge{wait: wait}, r: &http.Request{ProtoMajor: 1}}
 	begun := time.Unix(1000, 0)
 	now := begun.Add(2 * wait)
 	want := func(what string, limit time.Time) {

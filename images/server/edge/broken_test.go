@@ -265,7 +265,7 @@ func TestClientDiesUnderRequests(t *testing.T) {
 }
 
 func TestFrozenClientIsGivenUp(t *testing.T) {
-	s := newSite(t, func(cfg *Config) { cfg.OpenTimeout = 200 * time.Millisecond })
+	s := newSite(t, func(cfg *Config) { cfg.OpenTimeout = 500 * time.Millisecond })
 	// The peer of this session takes everything and says nothing.
 	a, b := tcpPair(t)
 	frozen := tunnel.New(tunnel.NewConn(a), tunnel.Config{})

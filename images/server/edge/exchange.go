@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -22,15 +23,32 @@ type exchange struct {
 	start   time.Time
 	visitor visitor
 	upgrade string // the protocol that the visitor asks for, or ""
-	body    requestBody
+	// location is where a refusal sends the visitor, or "".
+	location string
+	body     requestBody
+	held     *heldBody // the body, for an upstream of HTTP/2; nil: none, or not yet
+
+	unwatched  func() bool // see watch
+	admission  admission
+	challenges []string      // of a refusal
+	retryAfter time.Duration // of a refusal, if its own is not meant
 
 	replayable bool
-	sent       int // how often the head was sent
-	code       int // for the metrics
+	sent       int   // how often the head was sent
+	code       int   // for the metrics
+	failure    error // why it is refused, if it was tried
+
+	backend  *routing.Backend // the last one that was tried
+	written  int64            // bytes of the response's body
+	upgraded bool             // the visit is not over with the exchange
 }
 
+// count notes an exchange that has ended, in the metrics and the access log.
 func (x *exchange) count() {
 	x.e.metrics.count(x.code, x.name, x.r.Method, time.Since(x.start))
+	if x.e.visits != nil && !x.upgraded {
+		x.visit().write(x.e.visits)
+	}
 }
 
 const (
@@ -45,45 +63,83 @@ var (
 	copyPool = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 )
 
-// run tries the route's backends in turn until one has answered.
-func (x *exchange) run(route *routing.Route) {
-	x.conn = x.r.Context().Value(connKey).(*guardConn)
+// run tries the route's backends in turn until one has answered, beginning with the conn on
+// which the request was sent already, if c is not nil.
+func (x *exchange) run(route *routing.Route, backends []*routing.Backend, c *conn) {
 	x.visitor = x.e.visitorOf(x.r, x.conn.secure)
 	x.upgrade = upgradeOf(x.r)
 	x.replayable = isReplayable(x.r) && x.upgrade == ""
+	x.admission.addr, _ = netip.ParseAddr(x.visitor.first)
+	if !x.welcome() {
+		if c != nil { // it was welcome just now, on the fast path
+			c.st.Reset(tunnel.CodeCancelled, "the visitor may not visit any more")
+		}
+		return
+	}
 
-	var room [8]*routing.Backend
-	backends := route.AppendBackends(room[:0])
 	err := errNoBackend
 	if len(backends) == 0 && route.Waits() {
 		err = errWaiting
 	}
-	for i := 0; i < len(backends); {
-		var c *conn
-		if c, err = x.connect(backends[i]); err != nil {
+	for i := 0; i < len(backends) || c != nil; {
+		if c == nil && !x.admits(backends[i]) { // whatever way the request is to take
 			i++
 			continue
 		}
-		if err = x.over(c); err == nil {
+		again := false
+		switch {
+		case c == nil && backends[i].Upstream.SpeaksHTTP2():
+			var shared *http2Conn
+			if shared, err = x.connectHTTP2(backends[i]); err != nil {
+				i++
+				continue
+			}
+			again, err = x.overHTTP2(shared)
+		case c == nil && x.held != nil: // an upstream of HTTP/2 had something of the body
+			i++
+			continue
+		case c == nil:
+			if c, err = x.connect(backends[i]); err != nil {
+				i++
+				continue
+			}
+			fallthrough
+		default:
+			reused := c.reused // others may have the conn when over returns
+			err = x.over(c)
+			again = reused && !errors.Is(err, errSilent) // an idle stream may just have been closed
+		}
+		if err == nil {
 			return
 		}
 		if x.left() || !x.mayRepeat(err) {
 			break
 		}
-		if !c.reused || errors.Is(err, errSilent) { // an idle stream may just have been closed
+		if !again {
 			i++
 		}
+		c = nil
 	}
-	if x.left() {
+	left := x.left()
+	x.dropBody()
+	if left {
 		x.code = statusClientClosed
 		panic(http.ErrAbortHandler) // or the server would send a 200, if the visitor has left only half
 	}
+	if x.turnedAway(err) {
+		x.turnAway()
+		return
+	}
+	x.failure = err
 	x.refuse(refusalFor(err))
 }
 
 // left reports whether the visitor has gone. The request's context ends a little later
 // than the stream, and also with cutBody.
 func (x *exchange) left() bool {
+	if x.r.ProtoMajor == 2 {
+		return x.r.Context().Err() != nil
+	}
 	return x.conn.left.Load() || x.r.Context().Err() != nil && !x.body.stopped.Load()
 }
 
@@ -118,16 +174,20 @@ func isReplayable(r *http.Request) bool {
 // got nothing; afterwards a broken response breaks the visitor's connection, by a panic
 // that the HTTP server knows, so that nobody takes a part for the whole.
 func (x *exchange) over(c *conn) error {
-	x.conn.watch(c.st)
-	defer x.conn.watch(nil)
+	x.backend = c.backend
+	x.watch(c.st)
+	defer x.unwatch()
 	c.attach()
-	if err := x.sendHead(c); err != nil {
-		c.detach()
-		return err
+	if !c.asked {
+		if err := x.sendHead(c); err != nil {
+			c.detach()
+			return err
+		}
+		if x.r.ContentLength != 0 {
+			x.startBody(c)
+		}
 	}
-	if x.r.ContentLength != 0 {
-		x.startBody(c)
-	}
+	c.asked = false
 	resp, err := x.awaitResponse(c)
 	if err != nil {
 		received := c.head != maxHead
@@ -151,11 +211,10 @@ func (x *exchange) over(c *conn) error {
 		x.breakOff(resp)
 		return nil
 	}
-	sent := x.finishBody(c)
-	idle := sent && !resp.Close && c.br.Buffered() == 0
+	sent := x.finishBody(func() { c.st.Reset(tunnel.CodeCancelled, "the response is complete") })
+	idle := sent && !resp.Close && c.br.Buffered() == 0 && len(c.ahead) == 0
 	c.detach()
-	x.conn.watch(nil)
-	if idle {
+	if x.unwatch() && idle {
 		x.e.pool.put(c)
 	} else {
 		_ = c.st.Close()
@@ -172,7 +231,7 @@ func (x *exchange) sendHead(c *conn) error {
 			headPool.Put(head)
 		}
 	}()
-	*head = appendHead((*head)[:0], x.r, &x.visitor, c.backend.Upstream.RewriteHost, x.upgrade)
+	*head = appendHead((*head)[:0], x.r, &x.visitor, x.changes())
 	n, err := c.st.Write(*head)
 	if n == 0 {
 		return &brokenError{err: err, unsent: true}

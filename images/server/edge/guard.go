@@ -15,15 +15,21 @@ import (
 )
 
 // guardListener puts a guard on every connection that it accepts.
-type guardListener struct{ net.Listener }
+type guardListener struct {
+	net.Listener
+	gate *gate
+}
 
 func (l guardListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &guardConn{Conn: c}, nil
+	return &guardConn{Conn: c, fast: fastConn{gate: l.gate}, blocks: blocks{left: len(preface)}}, nil
 }
+
+// Settle leaves everything to the HTTP server, for that to shut down in order.
+func (l guardListener) Settle() { l.gate.settle() }
 
 // guardConn reads along with the HTTP/1 server and refuses what two parsers could read
 // in two ways, before the server's parser, which is more lenient, sees it: the
@@ -42,7 +48,16 @@ type guardConn struct {
 	refusal string      // the part of refusedLine that the server has not read yet
 	refused atomic.Bool // and not closed since
 	secure  bool        // the visitor speaks TLS
-	left    atomic.Bool // the visitor has
+	fast    fastConn
+	opening opening
+	cancels cancels
+	left    atomic.Bool  // the visitor has
+	head    int          // bytes of the head that is under way
+	blocks  blocks       // the same in HTTP/2
+	held    atomic.Int64 // see holdHead
+	into    *byte        // where the last Read has put something
+	spliced int64        // bytes of bodies, see splice
+	told    int64        // how many of them the server has read
 
 	mu     sync.Mutex
 	stream *tunnel.Stream // see watch
@@ -84,9 +99,35 @@ const notTLS = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=ut
 	"400 Bad Request: this port speaks HTTPS, use https://\n"
 
 func (c *guardConn) Read(p []byte) (int, error) {
+	if n := min(c.spliced-c.told, int64(len(p))); n > 0 {
+		c.told += n
+		return int(n), nil
+	}
+	if len(p) > 0 {
+		c.into = &p[0]
+	}
 	if c.guard.err == nil {
-		n, err := c.Conn.Read(p)
-		ok := c.guard.check(p[:n])
+		n, err := c.next(p)
+		framed := !c.opening.decided || c.opening.http2
+		if !c.opening.decided && n > 0 && !c.opens(p[:n]) {
+			return 0, io.EOF
+		}
+		ok := 0
+		if framed && (!c.opening.decided || c.opening.http2) && !c.holdBlock(p[:n]) {
+			c.guard.err = errHeads
+			return 0, &net.OpError{Op: "read", Net: "tcp", Err: errHeads}
+		}
+		if c.opening.http2 {
+			ok = n
+		} else if c.guard.err == nil {
+			ok = c.guard.check(p[:n])
+			if c.guard.err == nil && !c.holdHead(n) {
+				c.guard.err = errHeads
+			}
+			if c.guard.err == errHeads || c.guard.err == errFields {
+				return 0, c.turnAway(c.guard.err)
+			}
+		}
 		if c.guard.err == nil {
 			if err != nil {
 				c.ended(err)
@@ -111,11 +152,38 @@ func (c *guardConn) Read(p []byte) (int, error) {
 // to read why: bytes that nobody has read reset the connection, and the response may be
 // lost with it.
 func (c *guardConn) Close() error {
+	c.drop(c.fast.begun.Swap(nil))
+	c.releaseHead()
 	if c.refused.Swap(false) && c.CloseWrite() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
 	return c.Conn.Close()
+}
+
+// ReadFrom implements io.ReaderFrom, which the server looks for to write a body: what
+// comes by lane goes to the socket without a detour.
+func (c *guardConn) ReadFrom(src io.Reader) (int64, error) {
+	if b, ok := src.(*laneBody); ok {
+		n, err := b.st.PourTo(c.Conn, b.left)
+		b.left -= n
+		return n, err
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, src)
+}
+
+// splice sends what is still to come of a request's body by lane, where that goes without
+// reading it, but for the last byte; left is what the server has not read of it. It returns
+// how much was sent, and the stream's error. The server, which counts the bytes, has to read
+// as many next: it gets none, but is told so.
+func (c *guardConn) splice(st *tunnel.Stream, left int64) (int64, error) {
+	if c.guard.err != nil || c.guard.state != guardBody || c.guard.length != left {
+		return 0, nil
+	}
+	n, err := st.SpliceFrom(c.Conn, left-1)
+	c.guard.length -= n
+	c.spliced += n
+	return n, err
 }
 
 // CloseWrite sends the end of what the server has to say. The server looks for it when
@@ -133,12 +201,14 @@ func (c *guardConn) NetConn() net.Conn { return c.Conn }
 // guard follows the framing of a sequence of requests.
 type guard struct {
 	state   guardState
+	blank   bool // an empty line was the last
 	err     error
 	line    []byte // the beginning of a line that was cut by the end of a read
 	http11  bool
 	length  int64 // bytes of a body or a chunk that are still to come
 	lengths int   // Content-Length lines of this head
 	codings int   // Transfer-Encoding lines of this head
+	fields  int   // lines of this head, or trailer
 }
 
 type guardState uint8
@@ -214,22 +284,33 @@ func (g *guard) check(p []byte) int {
 	return len(p)
 }
 
+// underWay reports whether a head has begun and has not ended.
+func (g *guard) underWay() bool {
+	return g.state == guardHead || g.state == guardStart && len(g.line) > 0
+}
+
+// between reports whether nothing has come since the last message.
+func (g *guard) between() bool { return g.state == guardStart && len(g.line) == 0 && !g.blank }
+
 // takeLine acts on a line without its CRLF.
 func (g *guard) takeLine(line []byte) error {
 	switch g.state {
 	case guardStart:
-		if len(line) == 0 {
+		if g.blank = len(line) == 0; g.blank {
 			return nil // the server decides about empty lines between requests
 		}
 		if line[0] == '\r' { // which the server would skip behind a POST
 			return errBareCR
 		}
 		g.http11 = bytes.HasSuffix(line, []byte(" HTTP/1.1"))
-		g.lengths, g.codings, g.length = 0, 0, 0
+		g.lengths, g.codings, g.length, g.fields = 0, 0, 0, 0
 		g.state = guardHead
 	case guardHead:
 		if len(line) == 0 {
 			return g.headEnded()
+		}
+		if g.fields++; g.fields > maxFields {
+			return errFields
 		}
 		return g.header(line)
 	case guardChunkSize:

@@ -7,13 +7,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
+	"path"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/route"
 )
 
 // framed is a request as one of the parsers saw it.
@@ -70,7 +71,9 @@ func (f *fragments) Read(p []byte) (int, error) {
 
 // serverView returns the requests that net/http sees behind a guard.
 func serverView(input []byte, seed uint64) (requests []framed, guarded error) {
-	c := &guardConn{Conn: &fragments{rest: input, rand: rand.New(rand.NewPCG(seed, 0))}}
+	e := new(Edge)
+	e.heads.most.Store(maxHeads)
+	c := &guardConn{Conn: &fragments{rest: input, rand: rand.New(rand.NewPCG(seed, 0))}, fast: fastConn{edge: e}}
 	r := bufio.NewReader(c)
 	for {
 		req, err := http.ReadRequest(r)
@@ -147,7 +150,8 @@ func FuzzRequestHead(f *testing.F) {
 	f.Add("POST http://a.example:80/%20 HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")
 	f.Add("PUT * HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nTE: trailers\r\n\r\n0\r\nX: y\r\n\r\n")
 	f.Add("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	e := &Edge{trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	f.Add("GET / HTTP/1.1\r\nHost: a\r\nFly-Client-IP: 6.6.6.6\r\nX-Forwarded-For: 6.6.6.6:80,[::1]:80\r\n\r\n")
+	e := fuzzedConn().fast.edge
 	f.Fuzz(func(t *testing.T, input string) {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(input)))
 		if err != nil || r.ProtoMajor != 1 || !isTarget(r) {
@@ -165,7 +169,7 @@ func FuzzRequestHead(f *testing.F) {
 		}
 		r.RemoteAddr = "10.1.2.3:4567"
 		v := e.visitorOf(r, false)
-		head := appendHead(nil, r, &v, "", upgradeOf(r))
+		head := appendHead(nil, r, &v, changes{upgrade: upgradeOf(r), rules: &noRules})
 		if n := bytes.Count(head, []byte("\r\n\r\n")); n != 1 || !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
 			t.Fatalf("%d ends in the head %q", n, head)
 		}
@@ -183,6 +187,40 @@ func FuzzRequestHead(f *testing.F) {
 		for name := range got.Header {
 			if ours := len(got.Header[name]) == 1 && isForwarding(name); !ours && name != "Te" && len(got.Header[name]) != len(r.Header[name]) {
 				t.Fatalf("%s is %q in %q", name, got.Header[name], head)
+			}
+		}
+	})
+}
+
+// FuzzFind takes any path: one that is not refused leads to the same route however it is escaped once more, and with
+// or without its dots.
+func FuzzFind(f *testing.F) {
+	for _, p := range []string{"/public/../admin", "/public/..;/admin", `/public\..\admin`, "/public/%2e%2e/admin", "//public", "/public;x/./y", "*", ""} {
+		f.Add(p)
+	}
+	e := &Edge{table: new(routing.Table)}
+	var backends []*routing.Backend
+	for _, text := range []string{"http://a", "a.test=http://a", "a.test/public=http://a", "a.test/public/api=http://a"} {
+		u, err := route.Parse(text)
+		if err != nil {
+			f.Fatal(err)
+		}
+		backends = append(backends, &routing.Backend{Upstream: u})
+	}
+	if err := e.table.Add(backends); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, p string) {
+		found, sure := e.find("a.test", p)
+		if !sure {
+			if !odd(p) || found != nil {
+				t.Fatalf("%q is refused, %v", p, found)
+			}
+			return
+		}
+		for _, other := range []string{cleanPath(p), strings.NewReplacer("%2e", ".", "%2f", "/").Replace(p), path.Clean("/" + strings.ReplaceAll(p, `\`, "/"))} {
+			if got := e.table.Match("a.test", cleanPath(other)); got != found {
+				t.Fatalf("%q leads to %s, and %q to %s", p, found.Name(), other, got.Name())
 			}
 		}
 	})

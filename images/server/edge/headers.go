@@ -4,9 +4,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/images/server/trust"
+	"github.com/adit-tunnel/adit/shared/access"
 )
 
 // hopByHop are the header fields that end at this hop (RFC 9110 section 7.6.1, RFC 9112
@@ -21,6 +26,9 @@ var hopByHop = map[string]bool{
 // fields are ours to set. Upstreams that turn names into variables (CGI, WSGI) take
 // X_Forwarded_For for X-Forwarded-For, so those spellings count too.
 func isForwarding(name string) bool {
+	if trust.NamesVisitor(name) {
+		return true
+	}
 	if name[0] != 'X' && name[0] != 'F' {
 		return false
 	}
@@ -62,68 +70,86 @@ func upgradeOf(r *http.Request) string {
 
 // visitor is who made a request, as told by the connection and by trusted proxies.
 type visitor struct {
-	addr  string // without port
+	addr  string // of the connection, without port
 	proto string // "http" or "https"
+	told  bool   // it is a trusted proxy that says proto
 	host  string // as the visitor wrote it
 	chain string // X-Forwarded-For, complete
-	first string // the visitor proper: the first address of the chain that can be trusted
+	first string // the visitor proper
+	port  uint16 // of first, if a trusted proxy tells it
+	own   [trust.NumFields]string
 }
 
 // visitorOf looks at the connection and, when that comes from a trusted proxy, at what
 // the proxy says.
 func (e *Edge) visitorOf(r *http.Request, secure bool) visitor {
-	v := visitor{addr: hostOnly(r.RemoteAddr), proto: "http", host: r.Host}
-	if secure {
-		v.proto = "https"
-	}
-	v.chain, v.first = v.addr, v.addr
-	if len(e.trusted) == 0 {
-		return v
-	}
-	if addr, err := netip.ParseAddr(v.addr); err != nil || !e.trusts(addr) {
-		return v
-	}
-	if proto := r.Header.Get("X-Forwarded-Proto"); proto == "http" || proto == "https" {
-		v.proto = proto
-	}
-	if host := r.Header.Get("X-Forwarded-Host"); host != "" && httpguts.ValidHostHeader(host) {
-		v.host = host
-	}
-	// Each proxy appends the address that it saw: the rightmost that is not a trusted
-	// proxy's own is the visitor's, and what stands left of it is hearsay.
-	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(hops) - 1; i >= 0; i-- {
-		addr, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
-			break
+	v := visitorAt(hostOnly(r.RemoteAddr), r.Host, secure)
+	if e.trustsAddr(v.addr) {
+		said := trust.Said{
+			For: strings.Join(r.Header["X-Forwarded-For"], ","), Proto: r.Header.Get("X-Forwarded-Proto"), Host: r.Header.Get("X-Forwarded-Host"),
 		}
-		addr = addr.WithZone("").Unmap()
-		v.chain = addr.String() + ", " + v.chain
-		v.first = addr.String()
-		if !e.trusts(addr) {
-			break
+		for f := range trust.NumFields {
+			if values := r.Header[f.String()]; len(values) == 1 {
+				said.Own[f] = values[0]
+			}
 		}
+		e.believe(&v, &said)
 	}
 	return v
 }
 
-// Address returns who made a request, "ip:port"; a visitor of whom a trusted proxy tells
-// has port 0.
-func (e *Edge) Address(r *http.Request) string {
-	if v := e.visitorOf(r, false); v.first != v.addr {
-		return net.JoinHostPort(v.first, "0")
+// visitorAt is the visitor as the connection tells.
+func visitorAt(addr, host string, secure bool) visitor {
+	v := visitor{addr: addr, proto: "http", host: host, chain: addr, first: addr}
+	if secure {
+		v.proto = "https"
 	}
-	return r.RemoteAddr
+	return v
 }
 
-func (e *Edge) trusts(addr netip.Addr) bool {
-	addr = addr.Unmap()
-	for _, p := range e.trusted {
-		if p.Contains(addr) {
-			return true
-		}
+// believe notes what a trusted proxy says.
+func (e *Edge) believe(v *visitor, said *trust.Said) {
+	peer, err := netip.ParseAddr(v.addr)
+	if err != nil {
+		return
 	}
-	return false
+	told, ok := e.trusted.Resolve(peer, said)
+	if !ok {
+		return
+	}
+	v.chain, v.first, v.port, v.own = told.Chain, told.Addr.String(), told.Port, told.Own
+	if told.Proto == "http" || told.Proto == "https" {
+		v.proto, v.told = told.Proto, true
+	}
+	if _, err := routing.CleanHost(told.Host); err == nil && told.Host != "" && httpguts.ValidHostHeader(told.Host) {
+		v.host = told.Host
+	}
+}
+
+// address returns who the visitor is as "ip:port", given the other end of the connection.
+// One that a trusted proxy tells of has port 0 unless it tells that, too.
+func (v *visitor) address(remote string) string {
+	if v.first == v.addr {
+		return remote
+	}
+	return net.JoinHostPort(v.first, strconv.Itoa(int(v.port)))
+}
+
+// Address returns who made a request, "ip:port".
+func (e *Edge) Address(r *http.Request) string {
+	v := e.visitorOf(r, false)
+	return v.address(r.RemoteAddr)
+}
+
+// Conn returns the connection of a request as the HTTP server knows it.
+func (e *Edge) Conn(r *http.Request) net.Conn { return r.Context().Value(connKey).(*guardConn) }
+
+func (e *Edge) trustsAddr(text string) bool {
+	if e.trusted.Empty() {
+		return false
+	}
+	addr, err := netip.ParseAddr(text)
+	return err == nil && e.trusted.Contains(addr)
 }
 
 // hostOnly cuts the port off "ip:port" and the zone off an IPv6 address.
@@ -136,15 +162,30 @@ func hostOnly(addr string) string {
 	return addr
 }
 
+// changes are what a head differs in from the visitor's for one backend.
+type changes struct {
+	host    string // instead of the visitor's, if not empty
+	upgrade string // the protocol to change to, if not empty
+	strip   bool   // Authorization ends here
+	rules   *access.Rules
+}
+
+// drops reports whether a field of the visitor's does not get to the upstream; named are those
+// that Connection names.
+func (c *changes) drops(name string, named []string) bool {
+	return hopByHop[name] || isForwarding(name) || name == "Content-Length" || name == "Host" || contains(named, name) ||
+		c.strip && name == "Authorization" || c.rules.Drops(name)
+}
+
 // appendHead appends the head of the request as the upstream gets it: the visitor's,
-// without what ends here, with forwarding fields of our own.
-func appendHead(b []byte, r *http.Request, v *visitor, rewriteHost, upgrade string) []byte {
+// without what ends here, with forwarding fields of our own and what rules add.
+func appendHead(b []byte, r *http.Request, v *visitor, c changes) []byte {
 	b = append(b, r.Method...)
 	b = append(b, ' ')
 	b = appendTarget(b, r)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	if rewriteHost != "" {
-		b = append(b, rewriteHost...)
+	if c.host != "" {
+		b = append(b, c.host...)
 	} else {
 		b = append(b, r.Host...)
 	}
@@ -154,10 +195,13 @@ func appendHead(b []byte, r *http.Request, v *visitor, rewriteHost, upgrade stri
 		named = connectionTokens(r.Header)
 	}
 	for name, values := range r.Header {
-		if hopByHop[name] || isForwarding(name) || name == "Content-Length" || name == "Host" || contains(named, name) {
+		if c.drops(name, named) {
 			continue
 		}
 		b = appendField(b, name, values)
+	}
+	for _, f := range c.rules.Fields() {
+		b = appendField(b, f.Name, []string{f.Value})
 	}
 	switch {
 	case r.ContentLength > 0 || r.ContentLength == 0 && len(r.Header["Content-Length"]) > 0:
@@ -165,18 +209,20 @@ func appendHead(b []byte, r *http.Request, v *visitor, rewriteHost, upgrade stri
 	case r.ContentLength < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		for name := range r.Trailer {
-			b = appendField(b, "Trailer", []string{name})
+			if !c.rules.Drops(name) {
+				b = appendField(b, "Trailer", []string{name})
+			}
 		}
 	}
 	if httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
 		b = append(b, "TE: trailers\r\n"...)
-		if upgrade == "" {
+		if c.upgrade == "" {
 			b = append(b, "Connection: TE\r\n"...)
 		}
 	}
-	if upgrade != "" {
+	if c.upgrade != "" {
 		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)
-		b = append(b, upgrade...)
+		b = append(b, c.upgrade...)
 		b = append(b, "\r\n"...)
 	}
 	return append(appendForwarding(b, v), "\r\n"...)
@@ -206,7 +252,13 @@ func appendForwarding(b []byte, v *visitor) []byte {
 	b = append(b, v.host...)
 	b = append(b, "\";proto="...)
 	b = append(b, v.proto...)
-	return append(b, "\r\n"...)
+	b = append(b, "\r\n"...)
+	for f := range trust.NumFields {
+		if v.own[f] != "" {
+			b = appendField(b, f.String(), v.own[f:f+1])
+		}
+	}
+	return b
 }
 
 // appendNode appends an address as RFC 7239 section 6 wants it: IPv6 in quoted brackets.

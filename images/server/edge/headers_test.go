@@ -1,7 +1,8 @@
 package edge
 
 import (
-	"net/netip"
+	"net"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +96,9 @@ func wantFields(t *testing.T, head string, want map[string][]string) {
 // forged is what a visitor may send to seem to be someone else.
 const forged = "X-Forwarded-For: 6.6.6.6\r\nx_forwarded_for: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\n" +
 	"Forwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.example\r\nX-Forwarded-Port: 666\r\n" +
-	"X-FORWARDED-PREFIX: /evil\r\nX_FORWARDED_HOST: evil.example\r\n"
+	"X-FORWARDED-PREFIX: /evil\r\nX_FORWARDED_HOST: evil.example\r\n" +
+	"Fly-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nCF_CONNECTING_IP: 6.6.6.6\r\nTrue-Client-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\n" +
+	"CloudFront-Viewer-Address: 6.6.6.6:666\r\nX-Cluster-Client-IP: 6.6.6.6\r\nClient-IP: 6.6.6.6\r\nX-Original-Forwarded-For: 6.6.6.6\r\n"
 
 func TestForgedForwardingFieldsAreDropped(t *testing.T) {
 	s, heads := headSite(t, "http://ADDRESS")
@@ -111,11 +114,107 @@ func TestForgedForwardingFieldsAreDropped(t *testing.T) {
 	})
 }
 
-func TestTrustedProxies(t *testing.T) {
-	trust := func(cfg *Config) {
-		cfg.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:1::/48")}
+// trustProxies has these proxies be trusted.
+func trustProxies(proxies string) func(*Config) {
+	return func(cfg *Config) {
+		if err := cfg.Trusted.Decode(proxies); err != nil {
+			panic(err)
+		}
 	}
-	s, heads := headSite(t, "http://ADDRESS", trust)
+}
+
+// fromListener accepts connections that seem to come from an address.
+type fromListener struct {
+	net.Listener
+	addr string
+}
+
+func (l fromListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return fromConn{c, l.addr}, err
+}
+
+type fromConn struct {
+	net.Conn
+	addr string
+}
+
+func (c fromConn) RemoteAddr() net.Addr { return addrConn{addr: c.addr}.RemoteAddr() }
+
+// Each platform's proxy is believed in its own fields, and the visitor who came through it
+// in none, on the long way and on the fast path. The fields of platforms reach the upstream
+// only where they were believed.
+func TestPresets(t *testing.T) {
+	const forged = "X-Forwarded-Host: evil.example\r\nTrue-Client-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n"
+	for _, tt := range []struct {
+		name, trusted, peer string
+		fields              string
+		real, chain, proto  string
+		own                 map[string][]string
+	}{
+		{"fly", "fly", "172.16.1.2", forged + "X-Forwarded-For: 6.6.6.6, 203.0.113.7, 2a09:8280:1::1\r\nFly-Client-IP: 203.0.113.7\r\nX-Forwarded-Proto: https\r\nCF-Connecting-IP: 6.6.6.6\r\n",
+			"203.0.113.7", "203.0.113.7, 172.16.1.2", "https", map[string][]string{"Fly-Client-IP": {"203.0.113.7"}, "CF-Connecting-IP": nil}},
+		{"heroku", "heroku", "10.1.2.3", forged + "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\nX-Forwarded-Proto: https\r\nFly-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\n",
+			"203.0.113.7", "203.0.113.7, 10.1.2.3", "https", map[string][]string{"Fly-Client-IP": nil, "CF-Connecting-IP": nil}},
+		{"alb", "alb", "172.31.2.3", forged + "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 203.0.113.7:4711\r\nX-Forwarded-Proto: https\r\nFly-Client-IP: 6.6.6.6\r\n",
+			"203.0.113.7", "203.0.113.7, 172.31.2.3", "https", map[string][]string{"Fly-Client-IP": nil}},
+		{"cloudflare", "cloudflare", "2400:cb00::1", forged + "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\nCF-Connecting-IP: 203.0.113.7\r\nX-Forwarded-Proto: https\r\nFly-Client-IP: 6.6.6.6\r\n",
+			"203.0.113.7", "203.0.113.7, 2400:cb00::1", "https", map[string][]string{"Fly-Client-IP": nil, "CF-Connecting-IP": {"203.0.113.7"}}},
+		{"cloudfront", "cloudfront", "130.176.1.2", forged + "X-Forwarded-For: 6.6.6.6, 2a00::7\r\nCloudFront-Viewer-Address: 2a00::7:4711\r\nX-Forwarded-Proto: https\r\nCF-Connecting-IP: 6.6.6.6\r\n",
+			"2a00::7", "2a00::7, 130.176.1.2", "http", map[string][]string{"CloudFront-Viewer-Address": {"2a00::7:4711"}, "CF-Connecting-IP": nil}},
+		{"fly, past the proxy", "fly", "203.0.113.7", forged + "X-Forwarded-For: 6.6.6.6\r\nFly-Client-IP: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n",
+			"203.0.113.7", "203.0.113.7", "http", map[string][]string{"Fly-Client-IP": nil}},
+		{"cloudflare, past the proxy", "cloudflare,cloudfront,heroku", "203.0.113.7", forged + "X-Forwarded-For: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nCloudFront-Viewer-Address: 6.6.6.6:1\r\n",
+			"203.0.113.7", "203.0.113.7", "http", map[string][]string{"CF-Connecting-IP": nil, "CloudFront-Viewer-Address": nil}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			heads := make(chan string, 1)
+			s := newSiteOn(t, fromListener{l, tt.peer}, false, trustProxies(tt.trusted))
+			s.client("http://" + rawUpstream(t, func(_ int, c *wire) {
+				for head := c.head(); head != ""; head = c.head() {
+					heads <- head
+					c.send(hello)
+				}
+			}))
+			c := s.dial()
+			for range 3 {
+				c.send("GET / HTTP/1.1\r\nHost: a.example\r\n" + tt.fields + "\r\n")
+				c.want("GET", 200, "hello")
+				head := <-heads
+				if strings.Contains(head, "6.6.6.6") || strings.Contains(head, "evil") {
+					t.Errorf("the upstream got what is forged:\n%s", head)
+				}
+				node := tt.real
+				if strings.Contains(node, ":") {
+					node = `"[` + node + `]"`
+				}
+				wantFields(t, head, map[string][]string{"X-Forwarded-For": {tt.chain}, "X-Real-IP": {tt.real}, "X-Forwarded-Proto": {tt.proto}, "X-Forwarded-Host": {"a.example"},
+					"Forwarded": {"for=" + node + `;host="a.example";proto=` + tt.proto}})
+				wantFields(t, head, tt.own)
+			}
+		})
+	}
+}
+
+// An upstream that wants a PROXY header learns the port, too, where a proxy tells it.
+func TestPresetAddress(t *testing.T) {
+	e := fuzzedConnOf("alb", "").fast.edge
+	for fields, want := range map[string]string{"203.0.113.7:4711": "203.0.113.7:4711", "203.0.113.7": "203.0.113.7:0", "": "172.31.2.3:80"} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "172.31.2.3:80"
+		r.Header.Set("X-Forwarded-For", fields)
+		if got := e.Address(r); got != want {
+			t.Errorf("%q: got %s, want %s", fields, got, want)
+		}
+	}
+}
+
+func TestTrustedProxies(t *testing.T) {
+	s, heads := headSite(t, "http://ADDRESS", trustProxies("127.0.0.0/8,10.0.0.0/8,2001:db8:1::/48"))
 	for _, tt := range []struct {
 		name, fields         string
 		chain, real, forward string

@@ -23,6 +23,8 @@ const (
 	freshStream = time.Second
 	// maxHead bounds an upstream's response head in bytes.
 	maxHead = 256 << 10
+	// readerSize is the buffer of a response while it is read.
+	readerSize = 4 << 10
 )
 
 // conn is a stream that speaks HTTP/1.1 with an upstream.
@@ -31,6 +33,8 @@ type conn struct {
 	backend *routing.Backend
 	br      *bufio.Reader // on the conn itself; only while in use
 	reused  bool          // served a request before
+	asked   bool          // the request was sent already
+	ahead   []byte        // what was read already of the response
 	head    int           // bytes that the response head may still have; negative: not in the head
 	fault   error         // of the last read
 	out     *exchange     // flushed before a read that has to wait; may be nil
@@ -44,18 +48,25 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.head == 0 {
 		return 0, errHeadTooLarge
 	}
-	if c.out != nil && !c.st.Ready() {
+	if c.out != nil && len(c.ahead) == 0 && !c.st.Ready() {
 		c.out.flush()
 	}
 	var n int
-	n, c.fault = c.st.Read(p)
+	if len(c.ahead) > 0 {
+		n, c.fault = copy(p, c.ahead), nil
+		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
+			c.ahead = nil
+		}
+	} else {
+		n, c.fault = c.st.Read(p)
+	}
 	if c.head > 0 {
 		c.head = max(c.head-n, 0)
 	}
 	return n, c.fault
 }
 
-var readerPool = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
+var readerPool = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readerSize) }}
 
 func (c *conn) attach() {
 	c.br = readerPool.Get().(*bufio.Reader)
@@ -92,7 +103,7 @@ func (p *pool) get(b *routing.Backend, replayable bool) *conn {
 		list[len(list)-1] = nil
 		p.idle[b] = list[:len(list)-1]
 		p.mu.Unlock()
-		if !c.st.Ready() { // neither ended nor bytes that nobody asked for
+		if !c.st.OnLane() && !c.st.Ready() { // neither ended nor bytes that nobody asked for
 			c.reused = true
 			return c
 		}
@@ -106,7 +117,8 @@ func (p *pool) put(c *conn) {
 		p.idle = map[*routing.Backend][]*conn{}
 	}
 	list := p.idle[c.backend]
-	keep := len(list) < maxIdle && c.backend.Upstream.Proxy == 0 && !c.backend.Opener.Leaving()
+	// What comes unasked on a lane could not be seen, and lanes are few.
+	keep := len(list) < maxIdle && !c.st.OnLane() && c.backend.Upstream.Proxy == 0 && !c.backend.Opener.Leaving()
 	if keep {
 		c.idle = time.Now()
 		p.idle[c.backend] = append(list, c)
@@ -124,7 +136,7 @@ func (p *pool) sweep(now time.Time) {
 	for b, list := range p.idle {
 		kept := list[:0]
 		for _, c := range list {
-			if now.Sub(c.idle) > idleStream || c.st.Ready() || b.Opener.Leaving() {
+			if now.Sub(c.idle) > idleStream || c.st.Ready() || c.st.OnLane() || b.Opener.Leaving() {
 				old = append(old, c)
 			} else {
 				kept = append(kept, c)
@@ -155,24 +167,26 @@ func (x *exchange) connect(b *routing.Backend) (*conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(x.r.Context(), e.open)
 	defer cancel()
-	st, err := b.Opener.Open(ctx, target)
+	st, err := e.openStream(ctx, b, target)
 	if err != nil {
-		e.metrics.openErrors.WithLabelValues(tunnel.OpenReason(err)).Inc()
-		e.log.Debug().Err(err).Str("client_id", b.ClientID).Str("upstream", b.Upstream.String()).Msg("cannot open stream")
 		return nil, err
 	}
 	return &conn{st: st, backend: b}, nil
 }
 
-// endpoints returns the visitor's address and the one they reached, for a PROXY header.
-// A visitor that a trusted proxy tells of has port 0.
-func (x *exchange) endpoints() (visitor, local string) {
-	visitor = x.r.RemoteAddr
-	if x.visitor.first != x.visitor.addr {
-		visitor = net.JoinHostPort(x.visitor.first, "0")
+func (e *Edge) openStream(ctx context.Context, b *routing.Backend, target tunnel.Target) (*tunnel.Stream, error) {
+	st, err := b.Opener.Open(ctx, target)
+	if err != nil {
+		e.metrics.openErrors.WithLabelValues(tunnel.OpenReason(err)).Inc()
+		e.log.Debug().Err(err).Str("client_id", b.ClientID).Str("upstream", b.Upstream.String()).Msg("cannot open stream")
 	}
+	return st, err
+}
+
+// endpoints returns the visitor's address and the one they reached, for a PROXY header.
+func (x *exchange) endpoints() (visitor, local string) {
 	if addr, ok := x.r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		local = addr.String()
 	}
-	return visitor, local
+	return x.visitor.address(x.r.RemoteAddr), local
 }

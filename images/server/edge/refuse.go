@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -19,24 +20,29 @@ type refusal struct {
 }
 
 var (
-	badHost      = refusal{http.StatusBadRequest, "the Host header is malformed", false}
-	badTarget    = refusal{http.StatusBadRequest, "the request target is malformed", false}
-	badBody      = refusal{http.StatusBadRequest, "the request body is malformed", false}
-	badVersion   = refusal{http.StatusHTTPVersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are served here", false}
-	noConnect    = refusal{http.StatusMethodNotAllowed, "CONNECT is not served here", false}
-	noRoute      = refusal{http.StatusNotFound, "nothing is exposed under this host and path", false}
-	noBackend    = refusal{http.StatusServiceUnavailable, "the client that serves this host is not connected", true}
-	waiting      = refusal{http.StatusServiceUnavailable, "the service behind this host is not ready", true}
-	overloaded   = refusal{http.StatusServiceUnavailable, "too many requests are under way", true}
-	closing      = refusal{http.StatusServiceUnavailable, "the server is shutting down", true}
-	refused      = refusal{http.StatusBadGateway, "the upstream refused the connection", false}
-	unreachable  = refusal{http.StatusBadGateway, "the upstream cannot be reached", false}
-	untrusted    = refusal{http.StatusBadGateway, "the upstream's certificate was not accepted", false}
-	brokeOff     = refusal{http.StatusBadGateway, "the upstream broke off before it answered", false}
-	silent       = refusal{http.StatusBadGateway, "the client that serves this host does not respond", true}
-	malformed    = refusal{http.StatusBadGateway, "the upstream's answer is malformed", false}
-	slowConnect  = refusal{http.StatusGatewayTimeout, "the upstream did not accept the connection in time", false}
-	slowResponse = refusal{http.StatusGatewayTimeout, "the upstream did not answer in time", false}
+	onlyHTTPS      = refusal{http.StatusPermanentRedirect, "this is served with HTTPS", false}
+	badHost        = refusal{http.StatusBadRequest, "the Host header is malformed", false}
+	badTarget      = refusal{http.StatusBadRequest, "the request target is malformed", false}
+	twoRoutes      = refusal{http.StatusBadRequest, "the path can be read in two ways, which lead to different services", false}
+	badBody        = refusal{http.StatusBadRequest, "the request body is malformed", false}
+	badVersion     = refusal{http.StatusHTTPVersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are served here: HTTP/2 needs TLS", false}
+	badMethod      = refusal{http.StatusBadRequest, "the request method is malformed", false}
+	badExpectation = refusal{http.StatusExpectationFailed, "only 100-continue may be expected", false}
+	noConnect      = refusal{http.StatusMethodNotAllowed, "CONNECT is not served here", false}
+	noRoute        = refusal{http.StatusNotFound, "nothing is exposed under this host and path", false}
+	noBackend      = refusal{http.StatusServiceUnavailable, "the client that serves this host is not connected", true}
+	waiting        = refusal{http.StatusServiceUnavailable, "the service behind this host is not ready", true}
+	overloaded     = refusal{http.StatusServiceUnavailable, "too many requests are under way", true}
+	closing        = refusal{http.StatusServiceUnavailable, "the server is shutting down", true}
+	refused        = refusal{http.StatusBadGateway, "the upstream refused the connection", false}
+	unreachable    = refusal{http.StatusBadGateway, "the upstream cannot be reached", false}
+	untrusted      = refusal{http.StatusBadGateway, "the upstream's certificate, or its TLS, was not accepted", false}
+	brokeOff       = refusal{http.StatusBadGateway, "the upstream broke off before it answered", false}
+	silent         = refusal{http.StatusBadGateway, "the client that serves this host does not respond", true}
+	notHTTP2       = refusal{http.StatusBadGateway, "the upstream does not speak HTTP/2", false}
+	malformed      = refusal{http.StatusBadGateway, "the upstream's answer is malformed", false}
+	slowConnect    = refusal{http.StatusGatewayTimeout, "the upstream did not accept the connection in time", false}
+	slowResponse   = refusal{http.StatusGatewayTimeout, "the upstream did not answer in time", false}
 )
 
 // statusClientClosed is counted for requests whose visitor left before the answer; it
@@ -65,9 +71,12 @@ func (e *brokenError) Unwrap() error { return e.err }
 func refusalFor(err error) refusal {
 	var reset *tunnel.ResetError
 	var ended *tunnel.SessionError
+	var streamReset streamError
 	switch {
 	case errors.Is(err, errNoBackend), errors.Is(err, tunnel.ErrGoingAway):
 		return noBackend
+	case errors.Is(err, errNotHTTP2):
+		return notHTTP2
 	case errors.Is(err, errWaiting):
 		return waiting
 	case errors.Is(err, errRequestBody):
@@ -100,7 +109,7 @@ func refusalFor(err error) refusal {
 			return overloaded
 		}
 		return brokeOff
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &streamReset), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return brokeOff
 	}
 	return malformed
@@ -111,19 +120,33 @@ func (x *exchange) refuse(f refusal) {
 	x.code = f.code
 	h := x.w.Header()
 	clear(h)
+	if x.isGRPC() {
+		x.refuseGRPC(f, x.failure)
+		return
+	}
 	h["Content-Type"] = []string{"text/plain; charset=utf-8"}
 	h["X-Content-Type-Options"] = []string{"nosniff"}
 	h["Cache-Control"] = []string{"no-store"}
 	if f.retry {
 		h["Retry-After"] = []string{"5"}
 	}
+	if x.location != "" {
+		h["Location"] = []string{x.location}
+	}
+	x.setHSTS(h)
+	if x.retryAfter > 0 {
+		h["Retry-After"] = []string{strconv.Itoa(int(math.Ceil(x.retryAfter.Seconds())))}
+	}
+	if len(x.challenges) > 0 {
+		h["Www-Authenticate"] = x.challenges
+	}
 	if f == noConnect {
 		h["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"}
 	}
-	if x.body.unread() {
+	if x.body.unread() && x.r.ProtoMajor == 1 {
 		h["Connection"] = []string{"close"}
 		x.linger()
 	}
 	x.w.WriteHeader(f.code)
-	_, _ = io.WriteString(x.w, strconv.Itoa(f.code)+" "+http.StatusText(f.code)+": "+f.text+"\n")
+	_, _ = x.write([]byte(strconv.Itoa(f.code) + " " + http.StatusText(f.code) + ": " + f.text + "\n"))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -85,8 +86,8 @@ func TestOtherBackends(t *testing.T) {
 		bad           func(t *testing.T, s *site)
 		code          int
 	}{
-		{"refused, GET", get, func(t *testing.T, s *site) { s.client("http://" + closedPort(t)) }, 200},
-		{"refused, POST", post, func(t *testing.T, s *site) { s.client("http://" + closedPort(t)) }, 200},
+		{"refused, GET", get, func(t *testing.T, s *site) { s.client("http://" + freeport.Addr(t)) }, 200},
+		{"refused, POST", post, func(t *testing.T, s *site) { s.client("http://" + freeport.Addr(t)) }, 200},
 		{"overloaded, POST", post, func(t *testing.T, s *site) { s.refusing(tunnel.CodeOverload) }, 200},
 		{"leaving, POST", post, func(t *testing.T, s *site) { s.client("http://127.0.0.1:1").goAway(t) }, 200},
 		{"drops it, GET", get, func(t *testing.T, s *site) { s.client("http://" + dropping(t, 0, new(atomic.Int32))) }, 200},

@@ -2,12 +2,12 @@ package edge
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -30,8 +30,9 @@ func TestMostSpecificRouteServes(t *testing.T) {
 		{"prefix", "http://a.b.example.com/api/x", "prefix"},
 		{"prefix as it is", "http://a.b.example.com/api?x=/y", "prefix"},
 		{"no whole segment", "http://a.b.example.com/apis", "exact"},
-		{"out of the prefix by dots", "http://a.b.example.com/api/../x", "exact"},
-		{"out of the prefix by encoded dots", "http://a.b.example.com/api/%2e%2e/x", "exact"},
+		{"dots within the prefix", "http://a.b.example.com/api/./x/../y", "prefix"},
+		{"dots outside of it", "http://a.b.example.com/.well-known/x", "exact"},
+		{"parameters", "http://a.b.example.com/x;y=z/api", "exact"},
 		{"into the prefix by slashes", "http://a.b.example.com//api//x", "prefix"},
 		{"wildcard", "http://c.example.com/", "wildcard"},
 		{"wildcard over several labels", "http://a.c.example.com/", "wildcard"},
@@ -45,6 +46,39 @@ func TestMostSpecificRouteServes(t *testing.T) {
 			url := strings.SplitN(strings.TrimPrefix(tt.url, "http://"), "/", 2)
 			c.send("GET /" + url[1] + " HTTP/1.1\r\nHost: " + url[0] + "\r\n\r\n")
 			c.want("GET", 200, tt.want)
+		})
+	}
+}
+
+// TestPathsOfTwoRoutes asks for paths that servers read in different ways: none of them may
+// lead past what one route protects by another.
+func TestPathsOfTwoRoutes(t *testing.T) {
+	s := newSite(t)
+	s.client("a.example=http://"+named(t, "app"), "a.example/public=http://"+named(t, "public"))
+	for _, tt := range []struct {
+		path string
+		want string // "" for a refusal
+	}{
+		{"/public/x", "public"}, {"/publicity", "app"}, {"/public/a;b=c", "public"}, {"/public/a..;b", "public"}, {"/public/100%25", "public"},
+		{"/%70ublic", "public"}, {"/public/a%5Cb", "public"},
+		{"/public/../admin", ""}, {"/admin/../public", ""}, {"/public/%2e%2e/admin", ""}, {"/public%2f..%2fadmin", ""},
+		{"/public/..;/admin", ""}, {"/public/..;a=b/admin", ""}, {"/public;/../admin", ""}, {"/public;a", ""},
+		{"/public/..\\admin", ""}, {"/public\\..\\admin", ""}, {"/public/%5c../admin", ""},
+		{"/public/%252e%252e/admin", ""}, {"/public/%25252e%25252e%25252fadmin", ""}, {"/./public", ""},
+		{"/public%00", ""}, {"/public%0a/x", ""}, {"/public/%00", "public"}, {"/other%00", "app"},
+	} {
+		t.Run(tt.path, func(t *testing.T) {
+			c := s.dial()
+			for range 2 { // the second may go the fast way
+				c.send("GET " + tt.path + " HTTP/1.1\r\nHost: a.example\r\n\r\n")
+				if tt.want != "" {
+					c.want("GET", 200, tt.want)
+					continue
+				}
+				if resp, body := c.response("GET"); resp.StatusCode != 400 || !strings.Contains(body, "read in two ways") {
+					t.Errorf("response is %d %q", resp.StatusCode, body)
+				}
+			}
 		})
 	}
 }
@@ -78,16 +112,6 @@ func TestRoundRobin(t *testing.T) {
 	s.wantCount(9, "200", "*", "GET")
 }
 
-// closedPort returns an address where nothing listens.
-func closedPort(tb testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // refusing is a client that resets every stream with the code.
 func (s *site) refusing(code tunnel.Code) {
 	s.clientOf([]route.Upstream{{Host: "*", Scheme: route.HTTP}}, func(st *tunnel.Stream) {
@@ -119,10 +143,10 @@ func TestRefusalsAreToldApart(t *testing.T) {
 			setup: func(t *testing.T, s *site) { s.client("http://127.0.0.1:1").there.Close() }},
 		{name: "connection refused", code: 502, host: "*",
 			text:  "502 Bad Gateway: the upstream refused the connection\n",
-			setup: func(t *testing.T, s *site) { s.client("http://" + closedPort(t)) }},
+			setup: func(t *testing.T, s *site) { s.client("http://" + freeport.Addr(t)) }},
 		{name: "unreachable", code: 502, host: "*", text: "502 Bad Gateway: the upstream cannot be reached\n",
 			setup: func(t *testing.T, s *site) { s.refusing(tunnel.CodeUnreachable) }},
-		{name: "certificate", code: 502, host: "*", text: "502 Bad Gateway: the upstream's certificate was not accepted\n",
+		{name: "certificate", code: 502, host: "*", text: "502 Bad Gateway: the upstream's certificate, or its TLS, was not accepted\n",
 			setup: func(t *testing.T, s *site) { s.refusing(tunnel.CodeTLS) }},
 		{name: "fault of the client", code: 502, host: "*", text: "502 Bad Gateway: the upstream broke off before it answered\n",
 			setup: func(t *testing.T, s *site) { s.refusing(tunnel.CodeInternal) }},

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/service"
 	"github.com/adit-tunnel/adit/shared/tunnel"
@@ -40,6 +41,35 @@ type site struct {
 	table *routing.Table
 	addr  string // of the data plane
 	log   *lines
+	gate  *gate  // of the listener's fast path
+	drain func() // begins to shut the server down
+
+	access *access.Policy // of the upstreams of clients that come
+
+	counters tunnel.Counters // of our ends of the sessions
+
+	mu    sync.Mutex
+	conns []*guardConn // of the visitors so far
+	lanes []net.Conn   // the clients' ends of the lanes so far
+}
+
+// keeping is the listener of a site.
+type keeping struct {
+	guardListener
+	site *site
+}
+
+func (l keeping) Accept() (net.Conn, error) {
+	c, err := l.guardListener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	guarded := c.(*guardConn)
+	prime(guarded)
+	l.site.mu.Lock()
+	defer l.site.mu.Unlock()
+	l.site.conns = append(l.site.conns, guarded)
+	return c, nil
 }
 
 // newSite starts a data plane. The configuration may be changed before that.
@@ -64,7 +94,9 @@ func newSiteOn(tb testing.TB, l net.Listener, secure bool, change ...func(*Confi
 	}
 	s.edge = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
-	execute, interrupt := service.HTTP("data plane", s.edge.Server(ctx, secure), Listener(l), patience, cfg.Log)
+	guarded := Listener(l).(guardListener)
+	execute, interrupt := service.HTTP("data plane", s.edge.Server(ctx, secure), keeping{guarded, s}, patience, cfg.Log)
+	s.gate, s.drain = guarded.gate, func() { interrupt(nil) }
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := execute(); err != nil {
@@ -128,16 +160,36 @@ func (s *site) client(upstreams ...string) *client {
 	return s.clientOf(list, func(st *tunnel.Stream) { dialUpstream(list, st) })
 }
 
+// laneAfter is how many bytes of a body bring its stream on a lane.
+const laneAfter = 256 << 10
+
 // clientOf connects a client that handles streams in its own way.
 func (s *site) clientOf(upstreams []route.Upstream, handle func(*tunnel.Stream)) *client {
 	s.tb.Helper()
 	a, b := tcpPair(s.tb)
-	c := &client{
-		here:  tunnel.New(tunnel.NewConn(a), tunnel.Config{}),
-		there: tunnel.New(tunnel.NewConn(b), tunnel.Config{Client: true, Handle: handle}),
+	c := new(client)
+	lanes := tunnel.Lanes{Grant: tunnel.NewLaneGrant(), After: laneAfter}
+	theirs := lanes
+	theirs.Dial = func(_ context.Context, value string) (net.Conn, error) {
+		name, err := tunnel.ParseLaneName(value)
+		if err != nil {
+			return nil, err
+		}
+		pending, err := c.here.NewLane(name)
+		if err != nil {
+			return nil, err
+		}
+		here, there := tcpPair(s.tb)
+		s.mu.Lock()
+		s.lanes = append(s.lanes, there)
+		s.mu.Unlock()
+		go pending.Attach(here)
+		return there, nil
 	}
+	c.here = tunnel.New(tunnel.NewConn(a), tunnel.Config{Lanes: &lanes, Counters: &s.counters})
+	c.there = tunnel.New(tunnel.NewConn(b), tunnel.Config{Client: true, Handle: handle, Lanes: &theirs})
 	for i, u := range upstreams {
-		c.backends = append(c.backends, &routing.Backend{Opener: c.here, ClientID: "test", Index: i, Upstream: u})
+		c.backends = append(c.backends, &routing.Backend{Opener: c.here, ClientID: "test", Index: i, Upstream: u, Access: s.access})
 	}
 	if err := s.table.Add(c.backends); err != nil {
 		s.tb.Fatal(err)

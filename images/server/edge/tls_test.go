@@ -13,10 +13,11 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/adit-tunnel/adit/shared/autotls"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // tlsSite is a site whose visitors come with TLS.
-func tlsSite(t *testing.T, upstream string) *site {
+func tlsSite(t *testing.T, upstream string, change ...func(*Config)) *site {
 	t.Helper()
 	ca, err := autotls.New("", nil)
 	if err != nil {
@@ -26,7 +27,9 @@ func tlsSite(t *testing.T, upstream string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSiteOn(t, tls.NewListener(l, ca.TLSConfig()), true)
+	config := ca.TLSConfig()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	s := newSiteOn(t, tls.NewListener(l, config), true, change...)
 	s.client("http://" + upstream)
 	return s
 }
@@ -93,7 +96,7 @@ func TestWebsocketOverTLS(t *testing.T) {
 }
 
 func TestPlainHTTPWhereTLSIsSpoken(t *testing.T) {
-	s := tlsSite(t, closedPort(t))
+	s := tlsSite(t, freeport.Addr(t))
 	c := s.dial()
 	c.send(get)
 	resp, err := http.ReadResponse(c.r, nil)

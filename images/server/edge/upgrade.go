@@ -27,7 +27,7 @@ func sameProtocol(h http.Header, offered string) bool {
 func (x *exchange) switchProtocols(c *conn, resp *http.Response) {
 	e, st, visitor := x.e, c.st, x.conn.Conn
 	defer c.detach()
-	if !e.adopt(visitor) {
+	if !e.adopt(visitor, st) {
 		st.Reset(tunnel.CodeCancelled, "the server is shutting down")
 		x.refuse(closing)
 		return
@@ -40,10 +40,21 @@ func (x *exchange) switchProtocols(c *conn, resp *http.Response) {
 		e.release(visitor)
 		return
 	}
-	go func() { // relaying waits for it
-		_ = tunnel.Relay(st, visitor, halfClosed)
+	var v *visit
+	if e.visits != nil {
+		x.upgraded, v = true, x.visit()
+		received, sent := st.Carried() // of requests
+		v.received, v.sent = -sent, -received
+	}
+	go tunnel.RelayFunc(st, visitor, halfClosed, func(error) { // relaying waits for it
+		if v != nil {
+			sent, received := st.Carried()
+			v.received += received
+			v.sent += sent
+			v.write(e.visits)
+		}
 		e.release(visitor)
-	}()
+	})
 }
 
 // takeOver takes the connection over from the HTTP server, writes the head and what the
@@ -58,10 +69,14 @@ func (x *exchange) takeOver(visitor net.Conn, c *conn, resp *http.Response) erro
 	}
 	head := append([]byte(nil), "HTTP/1.1 101 Switching Protocols\r\n"...)
 	named := connectionTokens(resp.Header)
+	rules := responseRules(x.backend)
 	for name, values := range resp.Header {
-		if !hopByHop[name] && !contains(named, name) && name != "Content-Length" && httpguts.ValidHeaderFieldName(name) {
+		if !hopByHop[name] && !contains(named, name) && name != "Content-Length" && httpguts.ValidHeaderFieldName(name) && !rules.Drops(name) {
 			head = appendField(head, name, values)
 		}
+	}
+	for _, f := range rules.Fields() {
+		head = appendField(head, f.Name, []string{f.Value})
 	}
 	head = append(head, "Connection: Upgrade\r\n"...)
 	head = appendField(head, "Upgrade", resp.Header["Upgrade"])
@@ -79,13 +94,13 @@ func (x *exchange) takeOver(visitor net.Conn, c *conn, resp *http.Response) erro
 
 // adopt makes a connection that was taken over the edge's own, to be waited for and
 // closed, unless the edge is closed already.
-func (e *Edge) adopt(visitor net.Conn) bool {
+func (e *Edge) adopt(visitor net.Conn, st *tunnel.Stream) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return false
 	}
-	e.relays[visitor] = struct{}{}
+	e.relays[visitor] = st
 	e.relaying.Add(1)
 	e.metrics.upgraded.Inc()
 	return true

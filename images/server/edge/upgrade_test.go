@@ -188,6 +188,15 @@ func TestUpgradedConnectionsBreak(t *testing.T) {
 			t.Errorf("the visitor sees %v", err)
 		}
 	})
+	t.Run("the server's", func(t *testing.T) {
+		s := switchSite(t, func(c *wire) { c.discard() })
+		c := s.upgraded(t, "")
+		s.edge.Close()
+		if _, err := c.rest(); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the visitor sees %v", err)
+		}
+		s.wantUpgraded(0)
+	})
 }
 
 func TestUpgradesThatAreNone(t *testing.T) {

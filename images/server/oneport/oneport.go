@@ -104,6 +104,17 @@ func ours(r *http.Request) bool {
 	return false
 }
 
+// Reserved reports whether a request for a clean path may be for the control plane that
+// lives below prefix: only Handler can tell.
+func Reserved(prefix, path string) bool {
+	switch path {
+	case "/connect", "/status", autotls.Path:
+		return true
+	}
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
 // moved returns the request as the control plane on a port of its own would get it.
 func moved(r *http.Request, to, addr string) *http.Request {
 	out := new(http.Request)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,6 +93,13 @@ func TestHandler(t *testing.T) {
 				for _, line := range c.header {
 					name, value, _ := strings.Cut(line, ": ")
 					r.Header.Set(name, value)
+				}
+				clean := r.URL.Path
+				if strings.Contains(clean, "//") || strings.Contains(clean, "/.") {
+					clean = path.Clean(clean)
+				}
+				if strings.HasPrefix(c.want, "control") && !Reserved("/_adit", clean) {
+					t.Errorf("%s is not reserved", clean)
 				}
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, r)

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"time"
+
+	"github.com/adit-tunnel/adit/images/server/pending"
 )
 
 // firstByte bounds the wait for the first byte of a connection, as the data plane bounds
@@ -18,9 +21,9 @@ const recordHandshake = 0x16
 
 // Split returns two listeners in place of l: one for the connections that begin with a
 // TLS handshake, one for all others. Each is to be closed, and both have to be for l to
-// be; what nobody accepts any more is closed.
-func Split(l net.Listener) (plain, secure net.Listener) {
-	s := &splitter{listener: l, open: 2, ended: make(chan struct{}), failed: make(chan error), waiting: map[net.Conn]struct{}{}}
+// be; what nobody accepts any more is closed. Those that have not begun are on the list.
+func Split(l net.Listener, list *pending.List) (plain, secure net.Listener) {
+	s := &splitter{listener: l, list: list, open: 2, ended: make(chan struct{}), failed: make(chan error), waiting: map[net.Conn]struct{}{}}
 	p := &half{s: s, conns: make(chan net.Conn), closed: make(chan struct{})}
 	t := &half{s: s, conns: make(chan net.Conn), closed: make(chan struct{})}
 	s.work.Go(func() { s.accept(p, t) })
@@ -29,6 +32,7 @@ func Split(l net.Listener) (plain, secure net.Listener) {
 
 type splitter struct {
 	listener net.Listener
+	list     *pending.List
 	failed   chan error    // of Accept
 	ended    chan struct{} // closed with the listener
 	work     sync.WaitGroup
@@ -98,6 +102,10 @@ func (s *splitter) accept(plain, secure *half) {
 	for {
 		c, err := s.listener.Accept()
 		if err == nil {
+			if !s.track(c) {
+				_ = c.Close()
+				continue
+			}
 			s.work.Go(func() { s.look(c, plain, secure) })
 			continue
 		}
@@ -114,10 +122,6 @@ func (s *splitter) accept(plain, secure *half) {
 
 // look hands a connection to the half that it is for.
 func (s *splitter) look(c net.Conn, plain, secure *half) {
-	if !s.track(c) {
-		_ = c.Close()
-		return
-	}
 	first := [1]byte{}
 	_ = c.SetReadDeadline(time.Now().Add(firstByte))
 	_, err := io.ReadFull(c, first[:])
@@ -144,6 +148,7 @@ func (s *splitter) track(c net.Conn) bool {
 		return false
 	}
 	s.waiting[c] = struct{}{}
+	s.list.Track(c, http.StateNew)
 	return true
 }
 
@@ -151,6 +156,7 @@ func (s *splitter) untrack(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.waiting, c)
+	s.list.Release(c)
 }
 
 // begun is a connection whose first byte was read.

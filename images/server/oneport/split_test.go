@@ -4,18 +4,26 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/images/server/pending"
 )
 
 func split(t *testing.T) (addr string, plain, secure net.Listener) {
+	t.Helper()
+	return splitWith(t, pending.New(1024, 0))
+}
+
+func splitWith(t *testing.T, list *pending.List) (addr string, plain, secure net.Listener) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, secure = Split(l)
+	plain, secure = Split(l, list)
 	t.Cleanup(func() {
 		plain.Close()
 		secure.Close()
@@ -137,7 +145,7 @@ func TestSplitFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, secure := Split(&failing{Listener: l})
+	plain, secure := Split(&failing{Listener: l}, pending.New(1024, 0))
 	defer plain.Close()
 	defer secure.Close()
 	if _, err := plain.Accept(); !errors.Is(err, errFull) {
@@ -149,4 +157,38 @@ func TestSplitFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
+}
+
+// Connections that say nothing are bounded, and one that begins is none of them any more.
+func TestSplitPending(t *testing.T) {
+	const most = 4
+	dropped := make(chan struct{}, 100)
+	list := pending.New(most, 0)
+	list.OnDrop(func() { dropped <- struct{}{} })
+	addr, plain, _ := splitWith(t, list)
+	visitor := dial(t, addr, "x")
+	conn, err := plain.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var silent []net.Conn
+	for range 3 * most {
+		silent = append(silent, dial(t, addr, ""))
+	}
+	for range 2 * most {
+		<-dropped
+	}
+	for i, c := range silent[:2*most] {
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("silent connection %d stays: %v", i, err)
+		}
+	}
+	if _, err := io.WriteString(visitor, "y"); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 2)
+	if _, err := io.ReadFull(conn, p); err != nil || string(p) != "xy" {
+		t.Errorf("the visitor's connection has %q, %v", p, err)
+	}
 }

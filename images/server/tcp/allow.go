@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/adit-tunnel/adit/shared/hostport"
 )
 
 // Ports is the value of ALLOW_PORTS: ports and ranges of them, "2222,8000-8999".
@@ -24,27 +26,19 @@ func (p *Ports) Decode(value string) error {
 		if !isRange {
 			last = first
 		}
-		a, b := parsePort(first), parsePort(last)
-		if a == 0 || b == 0 || a > b {
+		a, ok := hostport.Port(first)
+		b, ok2 := hostport.Port(last)
+		if !ok || !ok2 || a > b {
 			errs = append(errs, fmt.Errorf("%q is neither a port nor a range of ports from 1 to 65535, such as 2222 or 8000-8999", text))
 			continue
 		}
-		out = append(out, Range{a, b})
+		out = append(out, Range{int(a), int(b)})
 	}
 	if len(out) == 0 && len(errs) == 0 {
 		errs = append(errs, errors.New("no port: write ports and ranges, such as 2222 or 8000-8999"))
 	}
 	*p = out
 	return errors.Join(errs...)
-}
-
-// parsePort returns 0 for what is no port in its usual form.
-func parsePort(text string) int {
-	n, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || strconv.FormatUint(n, 10) != text {
-		return 0
-	}
-	return int(n)
 }
 
 // String returns the text that Decode takes.

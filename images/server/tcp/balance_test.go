@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
 // TestInTurn has two clients serve a port: without connections they take turns.
 func TestInTurn(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, says("a"), port)
 	s.connect(t, says("b"), port)
 	seen := map[string]int{}
@@ -38,7 +39,7 @@ func (p *Plane) busy() int {
 // TestLeastConnections prefers the client with the fewest, whoever came first.
 func TestLeastConnections(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, says("a"), port)
 	conns := map[string][]net.Conn{}
 	open := func() string {
@@ -85,7 +86,7 @@ func TestLeastConnections(t *testing.T) {
 // on.
 func TestLeavingIsSkipped(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	a := s.connect(t, says("a"), port)
 	under := visit(t, port)
 	hears(t, under)
@@ -114,7 +115,7 @@ func TestLeavingIsSkipped(t *testing.T) {
 // again.
 func TestSilent(t *testing.T) {
 	s := start(t, func(c *Config) { c.OpenTimeout = 250 * time.Millisecond })
-	port := freePort(t)
+	port := freeport.New(t)
 	a := s.connect(t, says("a"), port)
 	s.connect(t, says("b"), port)
 	a.gate.freeze()
@@ -149,7 +150,7 @@ func TestSilent(t *testing.T) {
 // TestAllSilent has nobody who answers: the visitor is refused, and served when one does.
 func TestAllSilent(t *testing.T) {
 	s := start(t, func(c *Config) { c.OpenTimeout = 100 * time.Millisecond })
-	port := freePort(t)
+	port := freeport.New(t)
 	a := s.connect(t, says("a"), port)
 	a.gate.freeze()
 	wantRefused(t, port)
@@ -166,7 +167,7 @@ func TestAllSilent(t *testing.T) {
 // TestOneRefuses has the upstream of one client be down: visitors get the other.
 func TestOneRefuses(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	var refuse atomic.Bool
 	here, there := tcpPair(t)
 	b := backendOf(t, port, 0)
@@ -204,7 +205,7 @@ func TestOneRefuses(t *testing.T) {
 // refuses them at once when there is no other; the port stays open.
 func TestWaiting(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	a := s.connect(t, says("a"), port)
 	b := s.connect(t, says("b"), port)
 	a.lease.backends[0].SetWaiting(true)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
@@ -28,7 +29,7 @@ const large = 4 << 20
 func TestHalfClose(t *testing.T) {
 	t.Run("the visitor's", func(t *testing.T) {
 		s := start(t)
-		port := freePort(t)
+		port := freeport.New(t)
 		reply := pattern(large, 1)
 		s.connect(t, func(c net.Conn) {
 			sent, err := io.ReadAll(c) // up to the end of the question
@@ -50,7 +51,7 @@ func TestHalfClose(t *testing.T) {
 	})
 	t.Run("the upstream's", func(t *testing.T) {
 		s := start(t)
-		port := freePort(t)
+		port := freeport.New(t)
 		reply := pattern(large, 3)
 		heard := make(chan [32]byte, 1)
 		s.connect(t, func(c net.Conn) {
@@ -80,7 +81,7 @@ func TestHalfClose(t *testing.T) {
 // TestUpstreamResets wants the visitor to see what happened, after what came before.
 func TestUpstreamResets(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, func(c net.Conn) {
 		_, _ = io.ReadFull(c, make([]byte, 4))
 		_ = c.(*net.TCPConn).SetLinger(0)
@@ -93,7 +94,7 @@ func TestUpstreamResets(t *testing.T) {
 // TestVisitorResets wants the upstream to see what happened.
 func TestVisitorResets(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	seen := make(chan error, 1)
 	s.connect(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "go")
@@ -112,7 +113,7 @@ func TestVisitorResets(t *testing.T) {
 // TestSessionDies wants the visitor to see a reset when the client is gone.
 func TestSessionDies(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	c := s.connect(t, says("a"), port)
 	conn := visit(t, port)
 	hears(t, conn)
@@ -123,7 +124,7 @@ func TestSessionDies(t *testing.T) {
 // TestCounters move while a connection is open.
 func TestCounters(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	tunnel.Register(s.reg, s.connect(t, says("hello"), port).counters)
 	conn := visit(t, port)
 	hears(t, conn)
@@ -158,7 +159,7 @@ func TestVisitorReader(t *testing.T) {
 			return Visitor{Addr: address("192.0.2.1:1000"), Local: address("192.0.2.2:22"), Early: head[4:]}, nil
 		}
 	})
-	port := freePort(t)
+	port := freeport.New(t)
 	targets := make(chan tunnel.Target, 1)
 	b := backendOf(t, port, 7)
 	here, there := tcpPair(t)

@@ -9,12 +9,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // TestMaxConnections resets the visitors of a port that has its limit, and no others.
 func TestMaxConnections(t *testing.T) {
 	s := start(t, func(c *Config) { c.MaxConns = 2 })
-	port, other := freePort(t), freePort(t)
+	port, other := freeport.New(t), freeport.New(t)
 	s.connect(t, says("a"), port, other)
 	first, second := visit(t, port), visit(t, port)
 	hears(t, first)
@@ -34,7 +36,7 @@ func TestMaxConnections(t *testing.T) {
 // TestDrain closes the ports at once and waits for the connections.
 func TestDrain(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, says("a"), port)
 	conn := visit(t, port)
 	hears(t, conn)
@@ -65,7 +67,7 @@ func TestDrain(t *testing.T) {
 // TestDrainCut ends what lasts too long so that the visitor does not take it for an end.
 func TestDrainCut(t *testing.T) {
 	s := start(t, func(c *Config) { c.Drain = time.Millisecond })
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, says("a"), port)
 	conn := visit(t, port)
 	hears(t, conn)
@@ -86,7 +88,7 @@ func TestCloseHeader(t *testing.T) {
 			return Visitor{}, err
 		}
 	})
-	port := freePort(t)
+	port := freeport.New(t)
 	s.connect(t, says("a"), port)
 	conn := visit(t, port)
 	within(t, reading)

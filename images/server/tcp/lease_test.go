@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 func TestReserveErrors(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()
-	takenPort, own, free := taken.Addr().(*net.TCPAddr).Port, freePort(t), freePort(t)
+	takenPort, own, free := taken.Addr().(*net.TCPAddr).Port, freeport.New(t), freeport.New(t)
 	for _, c := range []struct {
 		name   string
 		config func(*Config)
@@ -40,7 +41,7 @@ func TestReserveErrors(t *testing.T) {
 			s := start(t, change)
 			// The first port is let go of when the second cannot be had.
 			var list []*routing.Backend
-			first := freePort(t)
+			first := freeport.New(t)
 			if s.cfg.Allow.Contains(first) && s.cfg.Addr == "127.0.0.1" {
 				list = append(list, backendOf(t, first, 0))
 			}
@@ -58,7 +59,7 @@ func TestReserveErrors(t *testing.T) {
 // TestLease opens a port with the first lease on it and closes it with the last.
 func TestLease(t *testing.T) {
 	s := start(t)
-	port := freePort(t)
+	port := freeport.New(t)
 	reserved, err := s.Reserve([]*routing.Backend{backendOf(t, port, 0)})
 	must(t, err)
 	wantRefused(t, port) // open, but nobody serves it yet
@@ -103,7 +104,7 @@ func second[T any](_ T, err error) error { return err }
 // several.
 func TestOwnPorts(t *testing.T) {
 	s := start(t)
-	one, two, three := freePort(t), freePort(t), freePort(t)
+	one, two, three := freeport.New(t), freeport.New(t), freeport.New(t)
 	s.connect(t, says("a"), one, two)
 	s.connect(t, says("b"), three)
 	for port, want := range map[int]string{one: "a", two: "a", three: "b"} {
@@ -116,10 +117,10 @@ func TestOwnPorts(t *testing.T) {
 // TestReserveLate asks a plane that is closing.
 func TestReserveLate(t *testing.T) {
 	s := start(t)
-	lease, err := s.Reserve([]*routing.Backend{backendOf(t, freePort(t), 0)})
+	lease, err := s.Reserve([]*routing.Backend{backendOf(t, freeport.New(t), 0)})
 	must(t, err)
 	s.Close()
-	if _, err := s.Reserve([]*routing.Backend{backendOf(t, freePort(t), 0)}); err == nil || errors.Is(err, ErrInUse) || errors.Is(err, ErrNotAllowed) {
+	if _, err := s.Reserve([]*routing.Backend{backendOf(t, freeport.New(t), 0)}); err == nil || errors.Is(err, ErrInUse) || errors.Is(err, ErrNotAllowed) {
 		t.Errorf("got %v", err)
 	}
 	lease.Release()

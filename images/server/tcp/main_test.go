@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/access"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -28,7 +29,8 @@ const patience = 20 * time.Second
 // server is a plane on loopback with its metrics.
 type server struct {
 	*Plane
-	reg *prometheus.Registry
+	reg    *prometheus.Registry
+	access *access.Policy // of clients that connect
 }
 
 func start(t testing.TB, change ...func(*Config)) *server {
@@ -81,7 +83,7 @@ func (s *server) connect(t testing.TB, handle func(net.Conn), ports ...int) *cli
 	lease, err := s.Reserve(list)
 	must(t, err)
 	for _, b := range list {
-		b.Opener = c.Session
+		b.Opener, b.Access = c.Session, s.access
 	}
 	lease.Serve()
 	c.lease = lease
@@ -231,15 +233,6 @@ func tcpPair(t testing.TB) (accepted, dialled net.Conn) {
 	accepted, err = l.Accept()
 	must(t, err)
 	return accepted, dialled
-}
-
-// freePort returns a port that nobody listens on just now.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // run has the plane drain when stop is called; done is closed after that.

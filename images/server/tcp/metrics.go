@@ -34,10 +34,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) opened(port int) {
-	label := strconv.Itoa(port)
-	m.gauge.WithLabelValues(label).Inc()
-	m.total.WithLabelValues(label).Inc()
+// portMetrics are the series of one port.
+type portMetrics struct {
+	open  prometheus.Gauge
+	total prometheus.Counter
 }
 
-func (m *Metrics) closed(port int) { m.gauge.WithLabelValues(strconv.Itoa(port)).Dec() }
+func (m *Metrics) of(port int) portMetrics {
+	label := strconv.Itoa(port)
+	return portMetrics{m.gauge.WithLabelValues(label), m.total.WithLabelValues(label)}
+}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"slices"
@@ -22,6 +23,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/adit-tunnel/adit/images/server/routing"
+	"github.com/adit-tunnel/adit/shared/access"
+	"github.com/adit-tunnel/adit/shared/tunnel"
 )
 
 // Config is what a Plane needs.
@@ -36,7 +39,10 @@ type Config struct {
 	// for nothing.
 	Visitor func(net.Conn) (Visitor, error)
 	Metrics *Metrics
+	Door    *access.Door // its addresses are those of visitors of all ports; nil: all
 	Log     zerolog.Logger
+	// AccessLog, if set, gets a line for every connection that has ended.
+	AccessLog *zerolog.Logger
 }
 
 // Visitor is who connected, as the connection or a trusted proxy tells, and the bytes
@@ -54,16 +60,16 @@ type Plane struct {
 	mu      sync.Mutex
 	ports   map[int]*port
 	closed  bool
-	closing chan struct{} // closed with closed
-	conns   map[net.Conn]struct{}
-	ended   chan struct{} // capacity 1: a connection has ended
+	closing chan struct{}               // closed with closed
+	conns   map[net.Conn]*tunnel.Stream // nil while there is none
+	ended   chan struct{}               // capacity 1: a connection has ended
 	work    sync.WaitGroup
 }
 
 // New returns a Plane without ports. Close ends it.
 func New(cfg Config) *Plane {
 	return &Plane{
-		cfg: cfg, log: cfg.Log, ports: map[int]*port{}, conns: map[net.Conn]struct{}{},
+		cfg: cfg, log: cfg.Log, ports: map[int]*port{}, conns: map[net.Conn]*tunnel.Stream{},
 		closing: make(chan struct{}), ended: make(chan struct{}, 1),
 	}
 }
@@ -72,6 +78,7 @@ func New(cfg Config) *Plane {
 type port struct {
 	number   int
 	listener net.Listener
+	metrics  portMetrics
 	leases   int // guarded by the plane's lock, and open too
 	open     int // connections
 
@@ -136,7 +143,8 @@ func (p *Plane) reserve(number int) (*port, error) {
 	}
 	pt := p.ports[number]
 	if pt == nil {
-		l, err := net.Listen("tcp", net.JoinHostPort(p.cfg.Addr, strconv.Itoa(number)))
+		config := net.ListenConfig{KeepAlive: -1} // left to the relay
+		l, err := config.Listen(context.Background(), "tcp", net.JoinHostPort(p.cfg.Addr, strconv.Itoa(number)))
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, windowsInUse):
 			return nil, fmt.Errorf("port %d is %w by another program on the server's machine: stop that, or ask for another port", number, ErrInUse)
@@ -147,7 +155,7 @@ func (p *Plane) reserve(number int) (*port, error) {
 		case err != nil:
 			return nil, fmt.Errorf("open port %d: %w", number, err)
 		}
-		pt = &port{number: number, listener: l}
+		pt = &port{number: number, listener: l, metrics: p.cfg.Metrics.of(number)}
 		p.ports[number] = pt
 		p.log.Info().Int("port", number).Msg("port opened")
 		p.work.Go(func() { p.accept(pt) })
@@ -156,10 +164,19 @@ func (p *Plane) reserve(number int) (*port, error) {
 	return pt, nil
 }
 
-// Serve makes the ports lead to the client, whose backends now have their Opener.
+// Serve makes the ports lead to the client, whose backends now have their Opener. It warns of
+// those of which another client says something else of who may connect.
 func (l *Lease) Serve() {
 	for i, pt := range l.ports {
 		pt.mu.Lock()
+		for _, b := range pt.backends {
+			if own := l.backends[i]; b.ClientID != own.ClientID && !b.Access.Same(own.Access) {
+				l.plane.log.Warn().Int("port", pt.number).Str("client_id", own.ClientID).Stringer("visitors", own.Access).
+					Str("other_client_id", b.ClientID).Stringer("other_visitors", b.Access).
+					Msg("another client of the port says something else of who may connect: visitors get to those that admit them")
+				break
+			}
+		}
 		pt.backends = append(slices.Clone(pt.backends), l.backends[i])
 		pt.mu.Unlock()
 	}
@@ -265,9 +282,13 @@ func (p *Plane) closeLocked() {
 func (p *Plane) Close() {
 	p.mu.Lock()
 	p.closeLocked()
-	for c := range p.conns {
-		reset(c)
-	}
+	cut := maps.Clone(p.conns)
 	p.mu.Unlock()
+	for c, st := range cut {
+		reset(c)
+		if st != nil { // see tunnel.RelayFunc
+			st.Reset(tunnel.CodeBroken, "the server is shutting down")
+		}
+	}
 	p.work.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,12 +91,12 @@ func (f *files) read() (cert, key []byte, err error) {
 	return cert, key, errors.Join(err1, err2)
 }
 
-func names(k *KeyPair) string {
+func names(k *KeyPairs) string {
 	cert, _ := k.GetCertificate(nil)
 	return strings.Join(cert.Leaf.DNSNames, " ")
 }
 
-func TestKeyPairReload(t *testing.T) {
+func TestKeyPairsReload(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	oneCert, oneKey := pairPEM(t, "one.example", now)
@@ -120,7 +121,7 @@ func TestKeyPairReload(t *testing.T) {
 			t.Parallel()
 			f := newFiles(t, oneCert, oneKey)
 			var log buffer
-			k, err := NewKeyPair(f.read, zerolog.New(&log))
+			k, err := NewKeyPairs(f.read, zerolog.New(&log))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -152,12 +153,12 @@ func TestKeyPairReload(t *testing.T) {
 	}
 }
 
-func TestKeyPairUnreadable(t *testing.T) {
+func TestKeyPairsUnreadable(t *testing.T) {
 	t.Parallel()
 	cert, key := pairPEM(t, "one.example", time.Now())
 	f := newFiles(t, cert, key)
 	var log buffer
-	k, err := NewKeyPair(f.read, zerolog.New(&log))
+	k, err := NewKeyPairs(f.read, zerolog.New(&log))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,10 +179,12 @@ func TestKeyPairUnreadable(t *testing.T) {
 	}
 }
 
-func TestNewKeyPairErrors(t *testing.T) {
+func TestNewKeyPairsErrors(t *testing.T) {
 	t.Parallel()
 	cert, key := pairPEM(t, "one.example", time.Now())
-	_, otherKey := pairPEM(t, "two.example", time.Now())
+	otherCert, otherKey := pairPEM(t, "two.example", time.Now())
+	other, _ := pem.Decode(otherCert)
+	otherLeaf := pem.EncodeToMemory(other)
 	leaf, ca := pem.Decode(cert)
 	reversed := append(bytes.Clone(ca), pem.EncodeToMemory(leaf)...)
 	tests := []struct {
@@ -195,23 +198,35 @@ func TestNewKeyPairErrors(t *testing.T) {
 		{name: "other key", cert: cert, key: otherKey, want: "does not match"},
 		{name: "chain in the wrong order", cert: reversed, key: key, want: "must be the first in its file"},
 		{name: "swapped", cert: key, key: cert, want: "certificate"},
+		{name: "key without a certificate", cert: cert, key: append(bytes.Clone(key), otherKey...), want: "key 2 matches none of the certificates"},
+		{name: "certificate without a key", cert: append(bytes.Clone(cert), otherLeaf...), key: key, want: `no key matches the certificate with the subject "CN=adit server"`},
+		{name: "certificate damaged", cert: append(bytes.Clone(cert), encode("CERTIFICATE", []byte("verysecret"))...), key: key, want: "certificate 3 cannot be read"},
+		{name: "key damaged", cert: cert, key: encode("PRIVATE KEY", []byte("verysecret")), want: "key 1 cannot be read"},
+		{name: "both damaged", cert: encode("CERTIFICATE", nil), key: encode("EC PRIVATE KEY", nil), want: "\nkey 1 cannot be read"},
+		{name: "key of another kind", cert: cert, key: encode("OPENSSH PRIVATE KEY", []byte("verysecret")), want: `key 1 is a block of type "OPENSSH PRIVATE KEY"`},
+		{name: "no PEM at all", cert: []byte("/etc/tls.crt"), key: []byte("/etc/tls.key"), want: "there is no private key in PEM form"},
+		{name: "encrypted key, whole", cert: cert, key: encode("ENCRYPTED PRIVATE KEY", []byte("verysecret")), want: "key 1 is encrypted: decrypt it first"},
 		{name: "encrypted key", cert: cert, key: []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"), want: "decrypt it first"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			read := func() ([]byte, []byte, error) { return tt.cert, tt.key, tt.err }
-			if _, err := NewKeyPair(read, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			_, err := NewKeyPairs(read, zerolog.Nop())
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("error %v, want %q", err, tt.want)
+			}
+			if strings.Contains(err.Error(), "verysecret") {
+				t.Errorf("the error tells what is in a block: %v", err)
 			}
 		})
 	}
 }
 
-func TestKeyPairServesChain(t *testing.T) {
+func TestKeyPairsServesChain(t *testing.T) {
 	t.Parallel()
 	cert, key := pairPEM(t, "one.example", time.Now())
-	k, err := NewKeyPair(func() ([]byte, []byte, error) { return cert, key, nil }, zerolog.Nop())
+	k, err := NewKeyPairs(func() ([]byte, []byte, error) { return cert, key, nil }, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,13 +246,62 @@ func TestKeyPairServesChain(t *testing.T) {
 	}
 }
 
-func TestKeyPairRun(t *testing.T) {
+func TestKeyPairsBySNI(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	oneCert, oneKey := pairPEM(t, "one.example", now)
+	manyCert, manyKey := pairPEM(t, "*.two.example", now)
+	soonCert, soonKey := pairPEM(t, "soon.example", now.Add(-time.Hour))
+	cert := slices.Concat(oneCert, manyCert, soonCert)
+	key := slices.Concat(soonKey, oneKey, manyKey) // the order of the keys does not matter
+	k, err := NewKeyPairs(func() ([]byte, []byte, error) { return cert, key, nil }, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		asked, want string
+		valid       bool
+	}{
+		{"one.example", "one.example", true},
+		{"ONE.example", "one.example", true},
+		{"a.two.example", "*.two.example", true},
+		{"two.example", "one.example", false},
+		{"a.b.two.example", "one.example", false},
+		{"soon.example", "soon.example", true},
+		{"other.example", "one.example", false},
+		{"", "one.example", false},
+	} {
+		leaf, err := handshake(t, k.TLSConfig(), &tls.Config{InsecureSkipVerify: true, ServerName: tt.asked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := leaf.DNSNames[0]; got != tt.want {
+			t.Errorf("asked for %q, got %s, want %s", tt.asked, got, tt.want)
+		}
+		if got := k.ValidFor(tt.asked); got != tt.valid {
+			t.Errorf("ValidFor(%q) = %v", tt.asked, got)
+		}
+		if !k.Serves(leaf) {
+			t.Errorf("Serves(%s) = false", leaf.DNSNames)
+		}
+	}
+	soon, _ := pem.Decode(soonCert)
+	leaf, err := x509.ParseCertificate(soon.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !k.NotAfter().Equal(leaf.NotAfter) {
+		t.Errorf("NotAfter = %v, want that of the first to expire, %v", k.NotAfter(), leaf.NotAfter)
+	}
+}
+
+func TestKeyPairsRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		oneCert, oneKey := pairPEM(t, "one.example", time.Now())
 		twoCert, twoKey := pairPEM(t, "two.example", time.Now())
 		f := newFiles(t, oneCert, oneKey)
-		k, err := NewKeyPair(f.read, zerolog.Nop())
+		k, err := NewKeyPairs(f.read, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
 		}
