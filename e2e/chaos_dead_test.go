@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // mostWait is what a fault of another client may cost a visitor.
@@ -84,7 +86,7 @@ func TestChaosFrozenClient(t *testing.T) {
 	ping := pick(3*time.Second, pingInterval) // longer than opening a stream may take
 	env := chaosEnv("PING_INTERVAL=" + ping.String())
 	s := startServer(t, env...)
-	both, one := freePort(t), freePort(t)
+	both, one := freeport.New(t), freeport.New(t)
 	addr := func(port int) string { return fmt.Sprint("127.0.0.1:", port) }
 	echo, web := newEcho(t), newApp(t)
 	good := startClient(t, s, fmt.Sprintf("http://%s,%d=%s", web, both, echo), env...)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // TestChaosSlowReader has visitors who hardly read what they asked for. Others must not notice: the 99th percentile
@@ -17,7 +19,7 @@ import (
 func TestChaosSlowReader(t *testing.T) {
 	// Not in parallel with other tests: it measures time.
 	fountain := newRelay(t, func(_ *relay, conn net.Conn) { _, _ = io.Copy(conn, testData(math.MaxInt64)) }).addr()
-	echoPort, fountainPort := freePort(t), freePort(t)
+	echoPort, fountainPort := freeport.New(t), freeport.New(t)
 	s := startServer(t, chaosEnv()...)
 	c := startClient(t, s, fmt.Sprintf("%d=%s,%d=%s", echoPort, newEcho(t), fountainPort, fountain), chaosEnv()...)
 	c.await("connected")

@@ -48,8 +48,8 @@ func flood(t testing.TB, addr string, n int, begin func(net.Conn) error) (opened
 	return opened, stop
 }
 
-// TestChaosHalfOpen floods the control plane with connections that say nothing, or only begin to. A good client
-// comes in, and the one that is there serves on.
+// TestChaosHalfOpen floods the control plane, on a port of its own and on the visitors', with connections that say nothing,
+// or only begin to. A good client comes in, and the one that is there serves on.
 func TestChaosHalfOpen(t *testing.T) {
 	t.Parallel()
 	web := newApp(t)
@@ -67,8 +67,7 @@ func TestChaosHalfOpen(t *testing.T) {
 			return err
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			s := startServer(t, chaosEnv(c.auto)...)
+		halfOpen := func(t *testing.T, s *server) {
 			env := chaosEnv(c.auto, "URL="+c.scheme+s.control)
 			startClient(t, s, "http://"+web, env...).await("connected")
 			keep := newVisitor(t, true)
@@ -93,6 +92,8 @@ func TestChaosHalfOpen(t *testing.T) {
 			visits.mustBeFlawless(visitTimeout)
 			stop()
 			t.Logf("%d connections, %v dropped", opened.Load(), metric(t, s.metrics, dropped))
-		})
+		}
+		t.Run(c.name, func(t *testing.T) { halfOpen(t, startServer(t, chaosEnv(c.auto)...)) })
+		t.Run(c.name+" on one port", func(t *testing.T) { halfOpen(t, startOnePort(t, chaosEnv(c.auto)...)) })
 	}
 }

@@ -5,6 +5,7 @@ package e2e
 import (
 	be "encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -73,7 +74,7 @@ func openMany(first uint32, n int) (b []byte) {
 	return b
 }
 
-// What an abuser does is bounded in time and, if it is not to be cut off, in bytes; mostMemory is what it may cost.
+// What an abuser does who is not to be cut off is bounded in time and in bytes; mostMemory is what any may cost.
 const (
 	mostTime   = 10 * time.Second
 	mostMemory = 128 << 20
@@ -94,9 +95,12 @@ func (a abuse) commit(t testing.TB, conn *websocket.Conn) {
 			}
 		}
 	}()
-	limit := time.Now().Add(mostTime)
+	limit, stuck := time.Now().Add(mostTime), time.Second // the other side may not read any more, either
+	if a.reason != "" {                                   // to the end: if the abuser leaves before it is cut off, that is why the session ends
+		limit, stuck = time.Now().Add(patience), patience
+	}
 	for sent := 0; (sent < mostBytes || a.reason != "") && time.Now().Before(limit); sent += len(a.bytes) {
-		_ = conn.NetConn().SetWriteDeadline(time.Now().Add(time.Second)) // it may not read any more, either
+		_ = conn.NetConn().SetWriteDeadline(time.Now().Add(stuck))
 		var err error
 		if a.kind == 0 {
 			_, err = conn.NetConn().Write(a.bytes)
@@ -122,17 +126,22 @@ func (a abuse) commit(t testing.TB, conn *websocket.Conn) {
 // metric returns the value of a series of a program, by the address of its metrics.
 func metric(t testing.TB, addr, name string) float64 {
 	t.Helper()
-	_, body, err := get("http://"+addr+"/metrics", "")
+	v, err := readMetric(addr, name)
 	must(t, err)
+	return v
+}
+
+func readMetric(addr, name string) (float64, error) {
+	_, body, err := get("http://"+addr+"/metrics", "")
+	if err != nil {
+		return 0, err
+	}
 	for line := range strings.Lines(body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			must(t, err)
-			return v
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
 		}
 	}
-	t.Fatalf("%s has no %s", addr, name)
-	return 0
+	return 0, fmt.Errorf("%s has no %s", addr, name)
 }
 
 // watchMemory samples the memory of a program until the function that it returns is called, which says how much more

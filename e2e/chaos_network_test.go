@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/e2e/link"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // TestChaosCut drops all packets between server and client, so that neither is told anything. Both notice, and are
@@ -25,12 +28,12 @@ func TestChaosCut(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			l := newLink(t, quality{})
-			public := freePort(t)
+			l := newLink(t, link.Quality{})
+			public := freeport.New(t)
 			tun := l.tunnelAcross(t, fmt.Sprintf("http://%s,%d=%s", l.far.upstream(t, app), public, l.far.upstream(t, app)), silenceEnv())
 			visit := l.near.visitor(t)
 			must(t, fetch(visit, "GET", tun.url("/hello"), "", "hello"))
-			held, err := l.near.dial(t, fmt.Sprintf("%s:%d", l.nearIP, public)) // a visitor who says nothing
+			held, err := l.near.dial(t, fmt.Sprintf("%s:%d", link.NearIP, public)) // a visitor who says nothing
 			must(t, err)
 			defer held.Close()
 			ended := make(chan error, 1)
@@ -42,7 +45,7 @@ func TestChaosCut(t *testing.T) {
 
 			atServer, atClient := tun.mark(), tun.client.mark()
 			cut := time.Now()
-			l.set(quality{cut: c.cut})
+			l.Set(link.Quality{Cut: c.cut})
 			within(t, deadline, func() error { return tun.logged(atServer, "client disconnected") })
 			byServer := time.Since(cut)
 			within(t, deadline-time.Since(cut), func() error { return tun.client.logged(atClient, "connection lost") })
@@ -60,7 +63,7 @@ func TestChaosCut(t *testing.T) {
 				within(t, patience, func() error { return tun.client.logged(atClient, "cannot connect") })
 			}
 			healed := time.Now()
-			l.set(quality{})
+			l.Set(link.Quality{})
 			took := within(t, 2*patience, func() error { return fetch(visit, "GET", tun.url("/hello"), "", "hello") })
 			t.Logf("healed after %v, cut for %v", took.Round(time.Millisecond), healed.Sub(cut).Round(time.Millisecond))
 		})
@@ -71,17 +74,17 @@ func TestChaosCut(t *testing.T) {
 // and nobody takes the other for dead.
 func TestChaosLoss(t *testing.T) {
 	t.Parallel()
-	bad := quality{delay: 5 * time.Millisecond, jitter: 3 * time.Millisecond, loss: 0.01, double: 0.01}
+	bad := link.Quality{Delay: 5 * time.Millisecond, Jitter: 3 * time.Millisecond, Loss: 0.01, Double: 0.01}
 	if long {
-		bad = quality{delay: 25 * time.Millisecond, jitter: 10 * time.Millisecond, loss: 0.02, double: 0.01}
+		bad = link.Quality{Delay: 25 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: 0.02, Double: 0.01}
 	}
-	l := newLink(t, quality{})
-	public := freePort(t)
+	l := newLink(t, link.Quality{})
+	public := freeport.New(t)
 	var echo string
 	l.far.do(t, func() { echo = newEcho(t) })
 	// What is opened waits behind what is being sent, for longer than on a link that works.
 	tun := l.tunnelAcross(t, fmt.Sprintf("http://%s,%d=%s", l.far.upstream(t, app), public, echo), chaosEnv("OPEN_TIMEOUT=15s"))
-	l.set(bad)
+	l.Set(bad)
 	visit := l.near.visitor(t)
 	size := pick(100_000, 4_000_000)
 	body := strings.Repeat("0123456789", size/10)
@@ -93,7 +96,7 @@ func TestChaosLoss(t *testing.T) {
 			return fetch(visit, "GET", tun.url("/slow"), "", strings.Repeat(slowPart, 10))
 		}),
 		startTraffic(t, "TCP", 4, time.Millisecond, func(worker, _ int) error {
-			return stream(func() (net.Conn, error) { return l.near.dial(t, fmt.Sprintf("%s:%d", l.nearIP, public)) }, time.Duration(1+100*worker)*time.Millisecond)
+			return stream(func() (net.Conn, error) { return l.near.dial(t, fmt.Sprintf("%s:%d", link.NearIP, public)) }, time.Duration(1+100*worker)*time.Millisecond)
 		}),
 	}
 	for _, l := range all {

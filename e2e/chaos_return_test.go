@@ -16,6 +16,7 @@ import (
 
 	"github.com/adit-tunnel/adit/images/client/agent"
 	dial "github.com/adit-tunnel/adit/images/client/upstream"
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 	"github.com/adit-tunnel/adit/shared/route"
 	wire "github.com/adit-tunnel/adit/shared/tunnel"
 )
@@ -114,7 +115,7 @@ func TestChaosReturn(t *testing.T) {
 func TestChaosReconnects(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, chaosEnv("AUTO_TLS=false", "ALLOW_PORTS=20000-29999")...)
-	upstreams := []string{"cycle.test=http://127.0.0.1:1", fmt.Sprintf("%d=127.0.0.1:1", freePort(t))}
+	upstreams := []string{"cycle.test=http://127.0.0.1:1", fmt.Sprintf("%d=127.0.0.1:1", freeport.New(t))}
 	cycle := func(n int) {
 		for i := range n {
 			conn, err := s.tryJoin(fmt.Sprint("cycle-", i%10), upstreams...)

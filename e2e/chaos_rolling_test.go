@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // place says where the next visitor goes, for HTTP and for TCP.
@@ -56,7 +58,7 @@ var rounds = pick(1, 10)
 // TestChaosRollingClients replaces two clients in turn, as a rolling update does, and loses nothing.
 func TestChaosRollingClients(t *testing.T) {
 	t.Parallel()
-	public := freePort(t)
+	public := freeport.New(t)
 	upstreams := fmt.Sprintf("http://%s,%d=%s", newApp(t), public, newEcho(t))
 	s := startServer(t, chaosEnv()...)
 	clients := make([]*program, 2)
@@ -143,7 +145,7 @@ func balance(t testing.TB, replicas []*replica, clients int) place {
 // balancer that looks at readiness.
 func TestChaosRollingServers(t *testing.T) {
 	t.Parallel()
-	public := freePort(t)
+	public := freeport.New(t)
 	upstreams := fmt.Sprintf("http://%s,%d=%s", newApp(t), public, newEcho(t))
 	token := newToken()
 	replicas := make([]*replica, 2)

@@ -182,3 +182,35 @@ func TestThrottle(t *testing.T) {
 	must(t, answers(url, "clients", s.bearer()...))
 	connect(t, s, "http://"+says(t, "hello"), "AUTO_TLS=false", "URL=ws://"+s.control)
 }
+
+// TestOperatorToken keeps from clients what the server tells of them.
+func TestOperatorToken(t *testing.T) {
+	t.Parallel()
+	first, second := newToken(), newToken()
+	file := write(t, "operators", first)
+	s := startServer(t, "OPERATOR_TOKEN_FILE="+file)
+	c := connect(t, s, "http://"+says(t, "hello"))
+	must(t, answers(s.url("/"), "hello"))
+	ask := func(token string, want int) {
+		t.Helper()
+		for _, path := range []string{"/status", "/metrics"} {
+			if code, body, err := get("https://"+s.control+path, "", "Authorization", "Bearer "+token); err != nil || code != want {
+				t.Errorf("%s: %d %s %v, want %d", path, code, body, err, want)
+			}
+		}
+	}
+	ask(s.token, 401)
+	ask(first, 200)
+	if r := command(t, "server", "status", s.here()...); r.code != 0 || !strings.Contains(r.stdout, "*=http://") {
+		t.Errorf("got %+v", r)
+	}
+	if r := command(t, "client", "status", c.env...); r.code != 1 || !strings.Contains(r.stderr, "one with OPERATOR_TOKEN tells its status to nobody else") {
+		t.Errorf("got %+v", r)
+	}
+	thief := startClient(t, s, "http://127.0.0.1:1", "TOKEN="+first)
+	thief.await("cannot connect", "error", "TOKEN")
+	must(t, os.WriteFile(file, []byte(second), 0o600))
+	s.await("took up changed tokens", "file", file)
+	ask(first, 401)
+	ask(second, 200)
+}

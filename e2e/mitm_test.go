@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"bufio"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -104,4 +106,57 @@ func TestManInTheMiddle(t *testing.T) {
 			t.Errorf("he heard %q", got)
 		}
 	})
+}
+
+// TestDowngrade has somebody in the middle offer the client less than TLS that it can verify: it does not take it.
+func TestDowngrade(t *testing.T) {
+	t.Parallel()
+	_, cert, key := newAuthority(t).issue(t, "127.0.0.1")
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	must(t, err)
+	for _, c := range []struct {
+		name      string
+		secure    bool
+		answer    http.HandlerFunc
+		explained string
+	}{
+		{"plain HTTP", false, http.NotFound, "the server speaks plain http on this port"},
+		{"no CA", true, http.NotFound, "the server has no auto-TLS CA"},
+		{"elsewhere", true, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://"+r.Host+"/.well-known/ca.crt", http.StatusFound)
+		}, "the server answered with status 302"},
+		{"refused", true, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }, "the server has another TOKEN"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			heard := new(record)
+			man := newRelay(t, func(_ *relay, conn net.Conn) {
+				if c.secure {
+					conn = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}})
+				}
+				br := bufio.NewReader(io.TeeReader(conn, heard))
+				for {
+					req, err := http.ReadRequest(br)
+					if err != nil {
+						_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+						return
+					}
+					w := httptest.NewRecorder()
+					c.answer(w, req)
+					resp := w.Result()
+					resp.ContentLength = int64(w.Body.Len())
+					if resp.Write(conn) != nil {
+						return
+					}
+				}
+			})
+			token := newToken()
+			client := start(t, "client", environment("URL=wss://"+man.addr(), "TOKEN="+token, "UPSTREAMS=http://127.0.0.1:1")...)
+			client.await("cannot connect", "error", c.explained)
+			client.never("connected")
+			if got := heard.String(); strings.Contains(got, token) || strings.Contains(got, "Authorization") {
+				t.Errorf("he heard %q", got)
+			}
+		})
+	}
 }

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // startOnePort starts a server whose clients and visitors share a port.
@@ -77,7 +79,7 @@ func TestOnePort(t *testing.T) {
 			t.Parallel()
 			var s *server
 			if !c.plain {
-				n := fmt.Sprint(freePort(t))
+				n := fmt.Sprint(freeport.New(t))
 				s = &server{token: newToken()}
 				s.program = start(t, "server", environment(slices.Concat(own, []string{"TOKEN=" + s.token, "CONTROL_PORT=" + n, "HTTPS_PORT=" + n})...)...)
 				s.data, s.metrics = s.addr("data plane TLS"), s.addr("metrics")
@@ -226,6 +228,61 @@ func TestOnePortGuard(t *testing.T) {
 	}
 }
 
+// TestOnePortIdleVisitors keeps more visitors' connections open than may be nobody's: they are somebody's, and stay.
+func TestOnePortIdleVisitors(t *testing.T) {
+	t.Parallel()
+	s := startOnePort(t, "AUTO_TLS=false")
+	connect(t, s, "http://"+says(t, "hello"), "URL=ws://"+s.control, "AUTO_TLS=false")
+	begin := func() (*bufio.ReadWriter, error) {
+		conn, err := net.Dial("tcp", s.data)
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		must(t, conn.SetDeadline(time.Now().Add(2*patience)))
+		rw := bufio.NewReadWriter(bufio.NewReaderSize(conn, 512), bufio.NewWriterSize(conn, 512))
+		return rw, hello(rw)
+	}
+	var idle []*bufio.ReadWriter
+	more := func(n int) {
+		for range n {
+			rw, err := begin()
+			must(t, err)
+			idle = append(idle, rw)
+		}
+	}
+	more(1100)
+	for opened := time.Now(); time.Since(opened) < 1500*time.Millisecond; { // too young to be dropped, and then not
+		must(t, hello(idle[len(idle)-1]))
+	}
+	more(1)
+	for i, rw := range idle {
+		if err := hello(rw); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if n := metric(t, s.metrics, "adit_dropped_handshakes_total"); n != 0 {
+		t.Errorf("%v connections were dropped", n)
+	}
+}
+
+// hello makes a request over a connection that stays open.
+func hello(rw *bufio.ReadWriter) error {
+	if _, err := rw.WriteString("GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+		return err
+	}
+	if err := rw.Flush(); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(rw.Reader, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "hello" {
+		return fmt.Errorf("%d %q %w", resp.StatusCode, body, err)
+	}
+	return nil
+}
+
 // TestOnePortProxyProtocol has a load balancer in front that passes on bare connections of clients and visitors.
 func TestOnePortProxyProtocol(t *testing.T) {
 	t.Parallel()
@@ -276,4 +333,50 @@ func TestOnePortDrain(t *testing.T) {
 	if state := s.wait(); state.ExitCode() != 0 {
 		t.Errorf("exit: %v", state)
 	}
+}
+
+// TestThrottleBehindProxy guesses tokens through a platform's router: whoever guesses is slowed down by his own address,
+// his neighbours behind the same router are not, and nobody who knows the token, even at the same address.
+func TestThrottleBehindProxy(t *testing.T) {
+	t.Parallel()
+	env := []string{"AUTO_TLS=false", "TRUSTED_PROXIES=127.0.0.1"}
+	t.Run("shared port", func(t *testing.T) {
+		t.Parallel()
+		s := startOnePort(t, env...)
+		guess(t, s, "http://"+s.data+"/_adit/status")
+	})
+	t.Run("own port", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t, env...)
+		guess(t, s, "http://"+s.control+"/status")
+	})
+}
+
+func guess(t *testing.T, s *server, url string) {
+	ask := func(token, from string) int {
+		t.Helper()
+		code, _, err := get(url, "", "Authorization", "Bearer "+token, "X-Forwarded-For", "198.51.100.1, "+from)
+		must(t, err)
+		return code
+	}
+	guesses, most := 0, 100 // a slow machine is allowed more meanwhile
+	for code := 401; code == 401 && guesses < most; guesses++ {
+		code = ask(newToken(), "203.0.113.7")
+	}
+	if guesses < 5 || guesses == most {
+		t.Errorf("slowed down after %d guesses", guesses)
+	}
+	s.await("authentication failed", "remote_addr", "203.0.113.7:", "reason", "wrong")
+	for _, c := range []struct {
+		token, from string
+		code        int
+	}{{newToken(), "203.0.113.8", 401}, {s.token, "203.0.113.7", 200}} {
+		if code := ask(c.token, c.from); code != c.code {
+			t.Errorf("%s: %d, want %d", c.from, code, c.code)
+		}
+	}
+	if n := metric(t, s.metrics, `adit_auth_failures_total{reason="throttled"}`); n < 1 {
+		t.Errorf("%v failures were throttled", n)
+	}
+	connect(t, s, "http://"+says(t, "hello"), "AUTO_TLS=false", "URL=ws://"+s.control)
 }

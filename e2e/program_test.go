@@ -305,13 +305,15 @@ func checkSecrets(t testing.TB, env []string, output string) {
 	t.Helper()
 	for _, variable := range env {
 		name, value, _ := strings.Cut(variable, "=")
-		switch name {
-		case "TOKEN_FILE", "TLS_KEY_FILE", "BASIC_AUTH_FILE":
-			content, _ := os.ReadFile(value) // some are missing on purpose
-			value = string(content)
-		case "TOKEN", "TLS_KEY", "BASIC_AUTH":
+		of, isFile := strings.CutSuffix(name, "_FILE")
+		switch strings.TrimRight(of, "_0123456789") { // BASIC_AUTH_1
+		case "TOKEN", "TLS_KEY", "BASIC_AUTH", "BEARER_TOKEN", "LICENSE", "OPERATOR_TOKEN":
 		default:
 			continue
+		}
+		if isFile {
+			content, _ := os.ReadFile(value) // some are missing on purpose
+			value = string(content)
 		}
 		for _, secret := range strings.FieldsFunc(value, func(r rune) bool { return r == '\n' || r == ',' || r == ':' }) {
 			if len(secret) >= 8 && !strings.HasPrefix(secret, "-----") && strings.Contains(output, secret) {

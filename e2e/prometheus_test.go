@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // sample is one element of the answer to a query.
@@ -176,7 +178,7 @@ func TestPromtool(t *testing.T) {
 	t.Parallel()
 	promtool := needProgram(t, "promtool", "prometheus")
 	files := start(t, "fileserver", environment("WEBROOT="+t.TempDir())...)
-	public := freePort(t)
+	public := freeport.New(t)
 	tun := newTunnel(t, fmt.Sprintf("http://%s,down.test=http://127.0.0.1:1,%d=%s", files.addr("data plane"), public, hashService(t, "")), "MODE=http,tcp")
 	_, err := ask(fmt.Sprint("127.0.0.1:", public), 10)
 	must(t, err)

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // idleCut is after which silence the routers of these tests cut a connection, where those of platforms do after 55 s
@@ -96,7 +98,7 @@ func startRouter(t testing.TB, cert, key, listen, app string) (secure, plain str
 	if os.Getuid() == 0 {
 		user = "user root;"
 	}
-	secure, plain = fmt.Sprint("127.0.0.1:", freePort(t)), fmt.Sprint("127.0.0.1:", freePort(t))
+	secure, plain = fmt.Sprint("127.0.0.1:", freeport.New(t)), fmt.Sprint("127.0.0.1:", freeport.New(t))
 	config := filepath.Join(dir, "nginx.conf")
 	must(t, os.WriteFile(config, fmt.Appendf(nil, routerConfig, dir, user, app, fmt.Sprintf(listen, secure, plain), idleCut.Milliseconds(), silence.Milliseconds()), 0o600))
 	serve(t, syscall.SIGTERM, secure, nginx, "-e", "stderr", "-p", dir, "-c", config)
@@ -136,7 +138,7 @@ func TestRouters(t *testing.T) {
 			t.Parallel()
 			ping := "PING_INTERVAL=" + between.String()
 			// What such a platform sets is PORT.
-			n := fmt.Sprint(freePort(t))
+			n := fmt.Sprint(freeport.New(t))
 			s := startOnePort(t, "PORT="+n, "CONTROL_PORT=$PORT", "AUTO_TLS=false", "TRUSTED_PROXIES=127.0.0.1", ping)
 			conns, count := counting(t, s)
 			secure, plain := startRouter(t, cert, key, c.listen, conns)

@@ -28,7 +28,7 @@ func TestFaults(t *testing.T) {
 		faults        map[string]string // by variable, a part of what is said
 	}{
 		{"nothing set", "server", nil, map[string]string{"TOKEN": "set TOKEN_FILE to the path"}},
-		{"nothing set", "client", nil, map[string]string{"TOKEN": "is required", "URL": "is required", "UPSTREAMS": "is required"}},
+		{"nothing set", "client", nil, map[string]string{"TOKEN": "is required", "URL": "is required", "UPSTREAMS": "is not set, and neither is FORWARDS"}},
 		{"everything at once", "server", []string{"TOKEN=easy-guess", "MODE=https", "PORT=tcp://10.0.0.1:80", "CONTROL_PORT=123456", "AUTO_TLS=yes",
 			"TLS_CERT=" + cert, "DRAIN_TIMEOUT=25", "LOG_LEVEL=loud", "METRICS_PORT=none", "OPEN_TIMEOUT=1ms", "TRUSTED_PROXIES=lan"},
 			map[string]string{

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // soakTime is how long TestSoak takes: SOAK, which "make soak" sets, or a few seconds.
@@ -75,7 +77,7 @@ func soak(t *testing.T, auto string) {
 	if auto == "false" {
 		env = append(env, "URL=ws://"+s.control)
 	}
-	port := freePort(t)
+	port := freeport.New(t)
 	c := connect(t, s, fmt.Sprintf("http://%s,%d=%s", upstream(t, soakApp), port, newEcho(t)), env...)
 	sizes := []int64{1, 1000, 70_000, 300_000, 5_000_000}
 	hashes := map[int64]string{}

@@ -30,6 +30,8 @@ func TestSystemd(t *testing.T) {
 		{"server on low ports", "server", []string{"TOKEN=" + secret, "MODE=http,tcp", "PORT=80", "DRAIN_DELAY=5s", "DRAIN_TIMEOUT=1m", "AUTO_TLS_DIR=/var/lib/adit"},
 			[]string{"TimeoutStopSec=75s", "AmbientCapabilities=CAP_NET_BIND_SERVICE", "StateDirectory=adit", `Environment="MODE=http,tcp"`}},
 		{"server with low TCP ports", "server", []string{"TOKEN=" + secret, "MODE=tcp", "ALLOW_PORTS=2000-3000,22"}, []string{"AmbientCapabilities=CAP_NET_BIND_SERVICE"}},
+		{"server with certificates", "server", []string{"TOKEN=" + secret, "LETSENCRYPT_DOMAINS=example.com,on-demand", "NO_PROXY=localhost"},
+			[]string{"AmbientCapabilities=CAP_NET_BIND_SERVICE", "StateDirectory=adit", `Environment="LETSENCRYPT_DOMAINS=example.com,on-demand"`, `Environment="NO_PROXY=localhost"`}},
 		{"client", "client", append(client, "TOKEN="+secret), []string{`Environment="URL=wss://tunnel.example.com:8123"`, "EnvironmentFile=/etc/adit/client.env"}},
 		{"client with files", "client", append(client, "TOKEN_FILE="+file, "NO_PROXY=localhost"),
 			[]string{"LoadCredential=TOKEN_FILE:" + file, `Environment="TOKEN_FILE=%d/TOKEN_FILE"`, `Environment="NO_PROXY=localhost"`}},
@@ -101,6 +103,7 @@ func TestSystemdFaults(t *testing.T) {
 	}{
 		{"no token", "server", nil, "TOKEN: is required"},
 		{"state elsewhere", "server", []string{token, "AUTO_TLS_DIR=/srv/ca"}, `AUTO_TLS_DIR: "/srv/ca" is not in /var/lib`},
+		{"certificates elsewhere", "server", []string{token, "LETSENCRYPT_DOMAINS=on-demand", "LETSENCRYPT_DIR=/srv/ca"}, `LETSENCRYPT_DIR: "/srv/ca" is not in /var/lib`},
 		{"hidden socket", "client", []string{token, "URL=wss://a.example", "UPSTREAMS=unix:///tmp/app.sock"}, "UPSTREAMS: the socket /tmp/app.sock is in a folder"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

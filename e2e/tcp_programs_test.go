@@ -13,6 +13,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // The tests of tcp_*_test.go have a program that people know serve, and its own client visit it: straight, and then
@@ -100,7 +102,7 @@ func (v visitor) exit(t testing.TB, words ...string) (int, string) {
 // privatePort returns a port for a service, and its address.
 func privatePort(t testing.TB) (port, addr string) {
 	t.Helper()
-	n := freePort(t)
+	n := freeport.New(t)
 	return fmt.Sprint(n), fmt.Sprint("127.0.0.1:", n)
 }
 
@@ -108,7 +110,7 @@ func privatePort(t testing.TB) (port, addr string) {
 // the upstream, such as "?proxy=v2".
 func exposePort(t testing.TB, private, options string) string {
 	t.Helper()
-	public := freePort(t)
+	public := freeport.New(t)
 	s := startServer(t, "MODE=tcp,http")
 	startClient(t, s, fmt.Sprintf("%d=%s%s", public, private, options)).await("connected")
 	s.await("client connected")

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // headerService is an nginx that demands a PROXY header, and answers with what it says.
@@ -60,7 +62,7 @@ func TestProxyHeader(t *testing.T) {
 	t.Parallel()
 	const request = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
 	private := headerService(t)
-	v1, v2, none := freePort(t), freePort(t), freePort(t)
+	v1, v2, none := freeport.New(t), freeport.New(t), freeport.New(t)
 	upstreams := fmt.Sprintf("%d=%s?proxy=v1,%d=%s?proxy=v2,%d=%s,a.test=http://%s?proxy=v2", v1, private, v2, private, none, private, private)
 	for _, c := range []struct {
 		name, header string

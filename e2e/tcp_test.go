@@ -6,26 +6,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
 	"time"
-)
 
-// freePort returns a port that nothing listens on, of those that are not given out freely, so that nothing will.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		n := 20000 + rand.IntN(10000)
-		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", n)); err == nil {
-			l.Close()
-			return n
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
-}
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
+)
 
 // hashService answers what it is sent, once that has ended, with its hash: it needs the half-close.
 func hashService(t testing.TB, name string) string {
@@ -38,14 +25,16 @@ func hashService(t testing.TB, name string) string {
 }
 
 // ask sends n bytes, says that this was all, and returns what comes back.
-func ask(addr string, n int64) (string, error) {
+func ask(addr string, n int64) (string, error) { return askWith(addr, testData(n)) }
+
+func askWith(addr string, data io.Reader) (string, error) {
 	conn, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.Copy(conn, testData(n)); err != nil {
+	if _, err := io.Copy(conn, data); err != nil {
 		return "", err
 	}
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
@@ -58,7 +47,7 @@ func ask(addr string, n int64) (string, error) {
 // TestTCP reaches private TCP services by ports that clients ask for.
 func TestTCP(t *testing.T) {
 	t.Parallel()
-	shared, single := freePort(t), freePort(t)
+	shared, single := freeport.New(t), freeport.New(t)
 	addr := func(port int) string { return fmt.Sprint("127.0.0.1:", port) }
 	s := startServer(t, "MODE=http,tcp", "ALLOW_PORTS=20000-29999")
 	one := connect(t, s, fmt.Sprintf("%d=%s,%d=%s,http://%s", shared, hashService(t, "one"), single, hashService(t, "single"), says(t, "hello")))

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // loopback is an environment for programs that share a machine with others: nobody else reaches them, ports are
@@ -35,10 +37,16 @@ type server struct {
 	data, control, metrics string
 }
 
-// startServer starts a server with a token of its own unless env has another, and waits until it listens.
+// startServer starts a server with a token of its own unless env has another, and waits until it listens. Its ports
+// are its own until the test ends: another server can be started there.
 func startServer(t testing.TB, env ...string) *server {
 	t.Helper()
 	token := newToken()
+	for _, name := range []string{"PORT", "CONTROL_PORT", "METRICS_PORT"} {
+		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+			env = append(env, fmt.Sprint(name, "=", freeport.New(t)))
+		}
+	}
 	if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TOKEN") }) {
 		env = append(env, "TOKEN="+token)
 	}

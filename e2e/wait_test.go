@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/adit-tunnel/adit/shared/hostport/freeport"
 )
 
 // appAt serves text at an address until it is stopped, or the test ends.
@@ -161,7 +163,7 @@ func TestWaitElsewhere(t *testing.T) {
 func TestWaitTCP(t *testing.T) {
 	t.Parallel()
 	_, addr := privatePort(t)
-	public := freePort(t)
+	public := freeport.New(t)
 	s := startServer(t, "MODE=tcp,http")
 	client := connect(t, s, fmt.Sprintf("%d=%s", public, addr), "WAIT_UPSTREAM=/ignored/by/ports", "WAIT_INTERVAL=2s")
 	client.await("waiting for upstream", "wait", "tcp")
