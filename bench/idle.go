@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -68,7 +69,7 @@ func (b *bed) whileIdle(ctx context.Context) (err error) {
 		}
 		if isAdit(name) && b.opts.wants("clients") {
 			p := &peer{name: name}
-			if err := b.startServer(ctx, p); err != nil {
+			if err := b.startServer(ctx, p, "127.0.0.1"); err != nil {
 				return err
 			}
 			open, err := openClient(ctx, p)
@@ -80,6 +81,9 @@ func (b *bed) whileIdle(ctx context.Context) (err error) {
 	}
 	if len(prints) == 0 {
 		return nil
+	}
+	if err := b.fewer(len(prints)); err != nil {
+		return err
 	}
 	defer func() {
 		for _, f := range prints {
@@ -137,6 +141,25 @@ func (b *bed) whileIdle(ctx context.Context) (err error) {
 		}
 	}
 	return b.stopDownTo(before)
+}
+
+// fewer has so many footprints get along with the files that this program may have open: of most connections it has
+// both ends, the visitor's and the service's.
+func (b *bed) fewer(prints int) error {
+	const others, least = 500, 300 // of so few the memory that each takes would not be told from what all take
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	most := (int(min(limit.Cur, 1<<30)) - others) / (2 * prints)
+	if most < min(least, b.opts.idle) {
+		return fmt.Errorf("%d open files are too few for this: ulimit -n", limit.Cur)
+	}
+	if most < b.opts.idle {
+		b.say("idle: %d connections each, and not %d: no more than %d files may be open (ulimit -n)", most, b.opts.idle, limit.Cur)
+		b.opts.idle = most
+	}
+	return nil
 }
 
 // memory is what each process of the peer occupies, in KiB.

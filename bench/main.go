@@ -7,13 +7,21 @@
 // does hits all alike. It prints medians with their spread, and ratios, each formed
 // within a round, as Markdown.
 //
-// The parts: http, transfer, connect and stream (load.go) put the peers (peer.go,
+// The part far, which is only measured when asked for, puts server and client on the two
+// ends of a link that is long and loses packets (far.go), and compares streams through them
+// with bare ones over the same link.
+//
+// The other parts: http, transfer, connect and stream (load.go) put the peers (peer.go,
 // other_peers.go) under load; memory and clients (idle.go) measure what idle connections
 // cost. stats.go holds the numbers, report.go prints and chart.go draws them. process.go
 // starts programs and reads /proc, origin.go and nginx.go are the private service behind
 // all of them.
 //
 // haproxy and ssh -R join in where they are there, and whatever programs -others names.
+//
+// One of the peers is two programs in a row that only copy bytes between sockets: the
+// floor of what a tunnel of two processes costs on this machine. How far that is from a
+// direct connection differs a lot between machines, so that goals are set in both.
 package main
 
 import (
@@ -37,11 +45,15 @@ import (
 // parts are what can be measured, in this order.
 var parts = []string{"http", "transfer", "connect", "stream", "memory", "clients"}
 
+// farPart is measured only if it is asked for: it takes long, and needs root.
+const farPart = "far"
+
 // options say what to measure and for how long.
 type options struct {
 	bin      string        // folder of adit's programs
 	parts    []string      // of parts
 	peers    []string      // of peerNames; nil: all that can be
+	far      []distance    // of the part far
 	folder   string        // of other tunnels' programs
 	svg      string        // file for the chart; "" for none
 	env      []string      // more environment for adit's programs
@@ -60,6 +72,10 @@ func init() { runtime.LockOSThread() }
 func main() {
 	if addresses := os.Getenv(proxyOf); addresses != "" {
 		fmt.Fprintln(os.Stderr, "bench:", serveProxy(addresses))
+		os.Exit(1)
+	}
+	if os.Getenv(relayIt) != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serveRelays(os.Args[1:]))
 		os.Exit(1)
 	}
 	opts, err := parse(os.Args[1:], os.Stderr)
@@ -86,7 +102,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.bin, "bin", "bin", "`folder` of adit's programs")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds of the parts under load")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "of one run of wrk, in whole seconds")
-	mebibytes := flags.Int64("size", 1024, "of a transfer, in `MiB`")
+	mebibytes := flags.Int64("size", 1024, "of a transfer, in `MiB`; over a distance, at most")
 	flags.IntVar(&o.idle, "idle", 1000, "idle websockets, and idle clients")
 	flags.DurationVar(&o.settle, "settle", 150*time.Second, "wait before memory is read; Go collects garbage of an idle program after two minutes")
 	flags.BoolVar(&o.short, "short", false, "short runs, and exit 1 on a large regression")
@@ -102,10 +118,16 @@ func parse(args []string, usage io.Writer) (options, error) {
 			return nil
 		})
 	}
-	choice("parts", "what to measure", parts, &o.parts)
+	choice("parts", "what to measure; by default all but "+farPart, append(slices.Clone(parts), farPart), &o.parts)
+	o.parts = parts
+	o.far, _ = parseFar(defaultFar)
+	flags.Func("far", "distances of the part "+farPart+": a comma-separated `list` of RTT/PERCENT LOST/CONGESTION CONTROL; by default "+defaultFar, func(value string) (err error) {
+		o.far, err = parseFar(value)
+		return err
+	})
 	choice("peers", "whom to measure; by default all whose programs are there, and with -short "+strings.Join(basic, ","), peerNames, &o.peers)
 	o.peers = nil
-	flags.StringVar(&o.folder, "others", "", "`folder` of programs that are measured too; see startOther for how they are called")
+	flags.StringVar(&o.folder, "others", "", "`folder` of other tunnels' programs, or scripts that start them: each is called with port and address of the web service, the sink for uploads, the echo service and, where there is iperf3, its server, and leads these ports of 127.0.0.1 there until it is terminated")
 	flags.StringVar(&o.svg, "svg", "", "`file` to draw a chart of the ratios into")
 	flags.Func("env", "one more `NAME=value` for adit's programs; may be repeated", func(value string) error {
 		if name, _, ok := strings.Cut(value, "="); !ok || name == "" {
@@ -123,7 +145,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		shorten(&o.rounds, 3, given["rounds"])
 		shorten(&o.duration, time.Second, given["duration"])
 		shorten(mebibytes, 256, given["size"])
-		shorten(&o.settle, 10*time.Second, given["settle"])
+		shorten(&o.settle, 40*time.Second, given["settle"]) // until what has come to rest gave its memory back
 		shorten(&o.peers, basic, given["peers"])
 	}
 	o.size = *mebibytes << 20
@@ -155,14 +177,17 @@ func bench(ctx context.Context, o options, out, progress io.Writer) (err error) 
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bed{opts: o, programs: programs, dir: dir, progress: progress, results: results{}}
 	defer func() { err = errors.Join(err, b.stop()) }()
-	if err := b.measure(ctx); err != nil {
-		if ctx.Err() != nil {
-			return errors.New("interrupted")
-		}
-		return err
+	failed := b.measure(ctx)
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
 	}
-	report := report{b.results, o}
-	report.write(out)
+	report := report{b.results, b.opts}
+	if failed == nil || len(b.results) > 0 {
+		report.write(out)
+	}
+	if failed != nil {
+		return failed
+	}
 	if o.svg != "" {
 		if err := os.WriteFile(o.svg, []byte(report.chart()), 0o644); err != nil {
 			return err
@@ -182,17 +207,20 @@ func (b *bed) measure(ctx context.Context) error {
 	if err := b.underLoad(ctx); err != nil {
 		return err
 	}
-	return b.whileIdle(ctx)
+	if err := b.whileIdle(ctx); err != nil {
+		return err
+	}
+	return b.far(ctx)
 }
 
 func (o options) wants(part string) bool { return slices.Contains(o.parts, part) }
 
 // programs are the paths of the programs that the bench starts.
 type programs struct {
-	nginx, wrk, server, client string
-	haproxy, ssh, sshd, keygen string            // of peers, if they are there
-	iperf                      string            // of the part stream, if it is there
-	others                     map[string]string // by name
+	nginx, wrk, curl, server, client string
+	haproxy, ssh, sshd, keygen       string            // of peers, if they are there
+	iperf                            string            // of the part stream, if it is there
+	others                           map[string]string // by name
 }
 
 // findPrograms says all that is missing, and how to get it. Without a choice, o.peers
@@ -217,6 +245,7 @@ func findPrograms(o *options, progress io.Writer) (programs, error) {
 	}
 	p.nginx = find("nginx", "on Debian, apt-get install nginx-light (it also starts it as a service, which is not needed)")
 	p.wrk = find("wrk", "on Debian, apt-get install wrk")
+	p.curl = find("curl", "on Debian, apt-get install curl")
 	local := func(name string) string {
 		path, err := filepath.Abs(filepath.Join(o.bin, name))
 		if err == nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -15,7 +16,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -67,20 +70,28 @@ func newWays() (w ways, err error) {
 // services are the addresses behind the ways, in the same order.
 func (b *bed) services() [4]string { return [4]string{b.origin, b.sink.addr, b.sink.echo, b.iperf} }
 
-// forwards writes one thing for each way that has a service.
-func (b *bed) forwards(w ways, format func(port, service string) []string) (list []string) {
+// forwards writes one thing for each of the ways that leads somewhere.
+func (w ways) forwards(to [4]string, format func(port, to string) []string) (list []string) {
 	for i, port := range []string{w.web, w.sink, w.echo, w.iperf} {
-		if service := b.services()[i]; service != "" {
-			list = append(list, format(port, service)...)
+		if to[i] != "" {
+			list = append(list, format(port, to[i])...)
 		}
 	}
 	return list
 }
 
+// addresses are where the ways begin, in the order of services.
+func (w ways) addresses() (all [4]string) {
+	for i, port := range []string{w.web, w.sink, w.echo, w.iperf} {
+		all[i] = net.JoinHostPort("127.0.0.1", port)
+	}
+	return all
+}
+
 // at makes the ways the peer's addresses.
 func (w ways) at(p *peer) {
-	local := func(port string) string { return net.JoinHostPort("127.0.0.1", port) }
-	p.addr, p.sink, p.echo, p.iperf = local(w.web), local(w.sink), local(w.echo), local(w.iperf)
+	all := w.addresses()
+	p.addr, p.sink, p.echo, p.iperf = all[0], all[1], all[2], all[3]
 }
 
 // run starts a program that belongs to the bed.
@@ -151,7 +162,7 @@ func (b *bed) startSSH(ctx context.Context, p *peer, w ways) error {
 	}
 	args := []string{"-N", "-F", "none", "-c", "aes128-gcm@openssh.com", "-p", port, "-i", filepath.Join(dir, "user"),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes"}
-	args = append(args, b.forwards(w, func(port, service string) []string { return []string{"-R", "127.0.0.1:" + port + ":" + service} })...)
+	args = append(args, w.forwards(b.services(), func(port, service string) []string { return []string{"-R", "127.0.0.1:" + port + ":" + service} })...)
 	p.client, err = b.run("ssh", b.programs.ssh, append(args, "127.0.0.1")...)
 	w.at(p)
 	return err
@@ -163,10 +174,81 @@ func (b *bed) startSSH(ctx context.Context, p *peer, w ways) error {
 // of 127.0.0.1 lead through the tunnel to the service beside it until it is terminated.
 // What it starts has to be its children, for their time and memory to be counted.
 func (b *bed) startOther(p *peer, w ways) (err error) {
-	args := b.forwards(w, func(port, service string) []string { return []string{port, service} })
-	p.server, err = b.run(p.name, b.programs.others[p.name], args...)
+	p.server, err = b.run(p.name, b.programs.others[p.name], w.forwards(b.services(), pair)...)
 	w.at(p)
 	return err
+}
+
+func pair(port, to string) []string { return []string{port, to} }
+
+// startRelays runs this program twice, as a relay to the services and one to that relay.
+func (b *bed) startRelays(p *peer, w ways) error {
+	behind, err := newWays()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	run := func(name string, w ways, to [4]string) (*process, error) {
+		relay, err := start(name, self, w.forwards(to, pair), []string{relayIt + "=yes"})
+		if err == nil {
+			b.running = append(b.running, relay)
+		}
+		return relay, err
+	}
+	if p.client, err = run("relay behind", behind, b.services()); err != nil {
+		return err
+	}
+	p.server, err = run("relay in front", w, behind.addresses())
+	w.at(p)
+	return err
+}
+
+// relayIt, in the environment, makes this program a relay. Its arguments are those of what
+// -others names, see startOther.
+const relayIt = "BENCH_RELAY"
+
+// serveRelays copies bytes between connections, and nothing else: in Go on Linux that is
+// splice.
+func serveRelays(args []string) error {
+	fault := make(chan error, 1)
+	for pair := range slices.Chunk(args, 2) {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", pair[0]))
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				visitor, err := l.Accept()
+				if err != nil {
+					fault <- err
+					return
+				}
+				go relay(visitor, pair[1])
+			}
+		}()
+	}
+	return <-fault
+}
+
+// relay joins a visitor and a service until both have ended.
+func relay(visitor net.Conn, to string) {
+	defer visitor.Close()
+	service, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer service.Close()
+	pass := func(to, from net.Conn) {
+		_, _ = io.Copy(to, from)
+		_ = to.(*net.TCPConn).CloseWrite()
+	}
+	var up sync.WaitGroup
+	up.Go(func() { pass(service, visitor) })
+	pass(visitor, service)
+	up.Wait()
 }
 
 // startGo runs this program as a reverse proxy.

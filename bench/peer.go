@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -12,6 +13,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,13 +25,14 @@ const (
 	haproxy = "haproxy"
 	goProxy = "go"
 	ssh     = "ssh"
+	relays  = "relays"
 	aditWS  = "ws"
 	aditTLS = "tls"
 )
 
-var peerNames = []string{direct, nginx, haproxy, goProxy, ssh, aditWS, aditTLS}
+var peerNames = []string{direct, nginx, haproxy, goProxy, ssh, relays, aditWS, aditTLS}
 
-// basic are the peers that everybody can be measured against with nginx and wrk alone.
+// basic are the peers of a short run: those that its bounds are about.
 var basic = []string{direct, nginx, goProxy, aditWS, aditTLS}
 
 // titleOf is the name of a peer in the report.
@@ -41,7 +45,7 @@ func titleOf(peer string) string {
 
 var titles = map[string]string{
 	direct: "direct", nginx: "nginx, reverse proxy", haproxy: "haproxy, reverse proxy", goProxy: "Go, reverse proxy",
-	ssh: "ssh -R, as raw TCP", aditWS: "adit, ws", aditTLS: "adit, auto-TLS",
+	ssh: "ssh -R, as raw TCP", relays: "two plain Go relays", aditWS: "adit, ws", aditTLS: "adit, auto-TLS",
 }
 
 // isAdit tells whether a peer is ours.
@@ -56,7 +60,7 @@ type peer struct {
 	iperf   string // iperf3, or ""
 	control string // adit: URL of the server for clients
 	server  *process
-	client  *process // adit only
+	client  *process // of what consists of two, or nil
 }
 
 // processes are those of the tunnel, whose time and memory count.
@@ -76,6 +80,44 @@ func (p *peer) cpu() (all float64, each []float64, err error) {
 		each = append(each, v)
 	}
 	return all, each, nil
+}
+
+// mallocs is how many objects the tunnel's processes have allocated so far, by process, or
+// nothing for programs that do not tell.
+func (p *peer) mallocs(ctx context.Context) (each []float64, err error) {
+	if !isAdit(p.name) {
+		return nil, nil
+	}
+	for _, proc := range p.processes() {
+		v, err := series(ctx, "http://"+listening(proc, "metrics")+"/metrics", "go_memstats_mallocs_total")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", proc.name, err)
+		}
+		each = append(each, v)
+	}
+	return each, nil
+}
+
+// series reads the value of a series without labels.
+func series(ctx context.Context, url, name string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s: %w", url, name, errors.Join(lines.Err(), errors.New(resp.Status)))
 }
 
 // bed is where measurements take place: the private service, and what was started.
@@ -139,6 +181,8 @@ func (b *bed) startPeer(ctx context.Context, name string) (*peer, error) {
 		err = b.startHAProxy(p, w)
 	case ssh:
 		err = b.startSSH(ctx, p, w)
+	case relays:
+		err = b.startRelays(p, w)
 	case aditWS, aditTLS:
 		err = b.startTunnel(ctx, p, w)
 	default:
@@ -155,7 +199,7 @@ func (b *bed) startPeer(ctx context.Context, name string) (*peer, error) {
 
 // startTunnel starts adit's server and client.
 func (b *bed) startTunnel(ctx context.Context, p *peer, w ways) error {
-	if err := b.startServer(ctx, p); err != nil {
+	if err := b.startServer(ctx, p, "127.0.0.1"); err != nil {
 		return err
 	}
 	upstreams := "http://" + b.origin + ",*/sink=http://" + b.sink.addr + "," + w.echo + "=" + b.sink.echo
@@ -178,10 +222,10 @@ func autoTLS(name string) string {
 	return "AUTO_TLS=false"
 }
 
-// startServer starts a server without a client.
-func (b *bed) startServer(ctx context.Context, p *peer) (err error) {
+// startServer starts a server without a client, which listens for one at an address.
+func (b *bed) startServer(ctx context.Context, p *peer, controlAddr string) (err error) {
 	p.server, err = b.startAdit(ctx, "server", b.programs.server, autoTLS(p.name),
-		"TOKEN="+token, "MODE=http,tcp", "PORT=0", "CONTROL_PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR=127.0.0.1")
+		"TOKEN="+token, "MODE=http,tcp", "PORT=0", "CONTROL_PORT=0", "DATA_ADDR=127.0.0.1", "CONTROL_ADDR="+controlAddr)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,9 @@ const (
 	requestP50  metric = "p50 ms"
 	requestP99  metric = "p99 ms"
 	requestCPU  metric = "CPU s per 100k requests"
-	singleP50   metric = "p50 µs with one connection"
+	// requestAllocs is known of adit's programs only.
+	requestAllocs metric = "allocations per request"
+	singleP50     metric = "p50 µs with one connection"
 
 	downloadRate metric = "download MB/s"
 	downloadCPU  metric = "CPU s per GiB of download"
