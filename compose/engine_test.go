@@ -3,22 +3,26 @@ package compose
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// imageTag tells the images of this run from those of others.
-var imageTag = fmt.Sprintf("test-%d", os.Getpid())
+// thisRun tells the containers, networks and images of this run from those of others.
+var thisRun = strings.ToLower(rand.Text()[:10])
+
+var imageTag = "test-" + thisRun
 
 // needEngine skips the test where there is no container engine.
 func needEngine(t *testing.T) {
@@ -63,6 +67,38 @@ func removeImages() {
 	for _, image := range images {
 		exec.Command("docker", "rmi", "-f", "adit-"+image+":"+imageTag).Run()
 	}
+	os.RemoveAll(filepath.Join("../build/images", imageTag))
+}
+
+// makeImage makes an image from scratch with these files, by where they are in it, and the rest of a Dockerfile.
+// It is gone when the test ends.
+func makeImage(t *testing.T, name string, files map[string]string, dockerfile ...string) string {
+	t.Helper()
+	context := t.TempDir()
+	for inside, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(context, "root", inside)
+		if err := os.MkdirAll(filepath.Dir(copied), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(copied, content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(context, "empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(append([]string{"FROM scratch", "COPY root /"}, dockerfile...), "\n") + "\n"
+	if err := os.WriteFile(filepath.Join(context, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	image := "adit-test-" + name + ":" + imageTag
+	docker(t, "build", "--tag", image, context)
+	t.Cleanup(func() { exec.Command("docker", "rmi", "-f", image).Run() })
+	return image
 }
 
 func docker(t *testing.T, args ...string) string {
@@ -80,10 +116,13 @@ type stack struct {
 	env          []string
 }
 
-// up starts an example in a copy of this folder, with ports that are free, and
-// takes it down when the test ends.
-func up(t *testing.T, example string, env ...string) *stack {
+var stacks atomic.Int64
+
+// up starts an example, or of it what is named in services, in a copy of this folder, and takes it down when the test
+// ends.
+func up(t *testing.T, example string, services []string, env ...string) *stack {
 	t.Helper()
+	needImages(t)
 	if out, err := new(stack).command(t.Context(), "version").CombinedOutput(); err != nil {
 		t.Skipf("Compose is absent: %v: %s", err, lastLine(out))
 	}
@@ -93,11 +132,13 @@ func up(t *testing.T, example string, env ...string) *stack {
 	}
 	s := &stack{
 		dir:     filepath.Join(root, example),
-		project: fmt.Sprintf("adit-%s-%d", example, os.Getpid()),
+		project: fmt.Sprintf("adit-%s-%s-%d", example, thisRun, stacks.Add(1)),
 		env:     append(os.Environ(), append(env, "ADIT_TAG="+imageTag)...),
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "token"), []byte(token+"\n"), 0o644); err != nil {
-		t.Fatal(err)
+	for file, content := range map[string]string{
+		"token": token, "grafana-password": token, "tunnel/token": token, "site/basic_auth": "me:" + token,
+	} {
+		s.write(t, file, content)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -111,8 +152,23 @@ func up(t *testing.T, example string, env ...string) *stack {
 			t.Errorf("down: %v\n%s", err, out)
 		}
 	})
-	s.compose(t, "up", "--detach", "--no-build")
+	s.compose(t, append([]string{"up", "--detach", "--no-build"}, services...)...)
 	return s
+}
+
+// write replaces a file of the example, as mv does.
+func (s *stack) write(t *testing.T, file, content string) {
+	t.Helper()
+	path := filepath.Join(s.dir, file)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", []byte(content+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -145,15 +201,57 @@ func (s *stack) container(t *testing.T, service string) string {
 	return id
 }
 
-// freeAddr returns a loopback address with a port that is free now.
-func freeAddr(t *testing.T) string {
+// healthy waits until the engine says so of each service.
+func (s *stack) healthy(t *testing.T, services ...string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, service := range services {
+		id := s.container(t, service)
+		eventually(t, 60*time.Second, func() error {
+			if health := docker(t, "inspect", "--format={{.State.Health.Status}}", id); health != "healthy" {
+				return fmt.Errorf("%s is %s: %s", service, health, docker(t, "inspect", "--format={{json .State.Health.Log}}", id))
+			}
+			return nil
+		})
 	}
-	defer l.Close()
-	return l.Addr().String()
+}
+
+// stop stops all services, each of which must end well.
+func (s *stack) stop(t *testing.T, services ...string) {
+	t.Helper()
+	ids := map[string]string{}
+	for _, service := range services {
+		ids[service] = s.container(t, service)
+	}
+	s.compose(t, "stop")
+	for service, id := range ids {
+		if code := docker(t, "inspect", "--format={{.State.ExitCode}}", id); code != "0" {
+			t.Errorf("%s stopped with exit code %s", service, code)
+		}
+	}
+}
+
+// crash ends the process of a container from outside, as the kernel does when memory runs out, and returns when it is
+// gone: the engine starts it again. Where that is not allowed the engine does both.
+func crash(t *testing.T, container string) {
+	t.Helper()
+	state := func() string { return docker(t, "inspect", "--format={{.State.Pid}}", container) }
+	before := state()
+	pid, err := strconv.Atoi(before)
+	if err != nil || pid < 2 {
+		t.Fatalf("%s does not run: process %q", container, before)
+	}
+	process, err := os.FindProcess(pid)
+	if err != nil || process.Kill() != nil {
+		docker(t, "kill", container)
+		docker(t, "start", container)
+		return
+	}
+	eventually(t, 10*time.Second, func() error {
+		if state() == before {
+			return fmt.Errorf("%s lives on", container)
+		}
+		return nil
+	})
 }
 
 // get returns the status and body of an answer.
@@ -174,6 +272,51 @@ func get(ctx context.Context, client *http.Client, url, bearer string) (int, str
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	return resp.StatusCode, string(body), err
+}
+
+// shows returns what fails unless the page that all examples serve is there.
+func shows(t *testing.T, url string, credentials ...string) func() error {
+	t.Helper()
+	want, err := os.ReadFile("quickstart/webroot/hello.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A connection of its own for each, as visitors have.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	if len(credentials) > 0 {
+		url = strings.Replace(url, "://", "://"+credentials[0]+"@", 1)
+	}
+	return func() error {
+		code, body, err := get(t.Context(), client, url+"/hello.txt", "")
+		if err == nil && (code != http.StatusOK || body != string(want)) {
+			err = fmt.Errorf("%d %q", code, body)
+		}
+		return err
+	}
+}
+
+// without runs do while visits go on, not one of which may fail.
+func without(t *testing.T, visit func() error, do func()) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	var visitors sync.WaitGroup
+	var visits atomic.Int64
+	for range 3 {
+		visitors.Go(func() {
+			for ctx.Err() == nil {
+				if err := visit(); err != nil && !t.Failed() {
+					t.Errorf("visit %d: %v", visits.Load(), err)
+				}
+				visits.Add(1)
+			}
+		})
+	}
+	defer func() {
+		stop()
+		visitors.Wait()
+		t.Logf("%d visits", visits.Load())
+	}()
+	do()
 }
 
 // eventually waits until condition returns nil.
