@@ -260,6 +260,8 @@ func ecsImageFaults(t *testing.T, at, image string, c ecsContainer, task ecsTask
 				fault("%s %s is not mapped", name, e.get(name))
 			}
 		}
+	case slices.Equal(task.RequiresCompatibilities, []string{"EXTERNAL"}) && e.values["LICENSE_FILE"] == "":
+		fault("no LICENSE_FILE: a licence from secrets is read at the start only, and a device in the field is to get a new one without")
 	case task.NetworkMode == "host" && e.get("METRICS_ADDR") != "127.0.0.1":
 		fault("METRICS_ADDR %q: in networkMode host all interfaces are the device's", e.get("METRICS_ADDR"))
 	}
@@ -342,6 +344,8 @@ func TestECSFaults(t *testing.T) {
           "value": "127.0.0.1"`, `"TLS_CA_FILE",
           "value": "/etc/ssl/ca.pem"`, "TLS_CA_FILE=/etc/ssl/ca.pem is not directly in a mounted folder"}},
 		{edgeTask, broken{"a host path on Fargate", `["EXTERNAL"]`, `["FARGATE"]`, "no host.sourcePath"}},
+		{edgeTask, broken{"a licence for ever", `"LICENSE_FILE"`, `"TLS_CA_FILE"`, "no LICENSE_FILE"}},
+		{edgeTask, broken{"a licence that is not mounted", "/etc/adit/license", "/srv/license", "not directly in a mounted folder"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

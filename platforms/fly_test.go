@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/adit-tunnel/adit/images/server/trust"
 )
 
 // The keys that https://fly.io/docs/reference/configuration/ documents, but those of what adit has no use for
@@ -185,7 +187,7 @@ func flyFaults(t *testing.T, text string) (list []string) {
 		}
 	}
 	if proxied && !covers(e.get("TRUSTED_PROXIES"), "172.16.0.1") {
-		fault("TRUSTED_PROXIES lacks Fly's proxy, 172.16.0.0/12")
+		fault("TRUSTED_PROXIES lacks fly")
 	}
 	return list
 }
@@ -273,14 +275,10 @@ func flyTime(value any, bare time.Duration) (time.Duration, error) {
 	return 0, fmt.Errorf("%v is no time", value)
 }
 
-// covers reports whether one of the networks of a list contains addr.
+// covers reports whether TRUSTED_PROXIES has addr.
 func covers(list, addr string) bool {
-	for item := range strings.SplitSeq(list, ",") {
-		if p, err := netip.ParsePrefix(strings.TrimSpace(item)); err == nil && p.Contains(netip.MustParseAddr(addr)) {
-			return true
-		}
-	}
-	return false
+	var p trust.Proxies
+	return p.Decode(list) == nil && p.Contains(netip.MustParseAddr(addr))
 }
 
 // alternative puts the lines behind a bare # in the place of the line above that sets the same key.
@@ -361,7 +359,7 @@ func TestFlyFaults(t *testing.T) {
 		{"a check that asks for a token", `path = "/readyz"`, `path = "/status"`, "http_checks: /status"},
 		{"a check with TLS", `protocol = "http"`, `protocol = "https"`, "http_checks: protocol"},
 		{"TLS twice", `AUTO_TLS = "false"`, `AUTO_TLS = "true"`, "the server does TLS itself"},
-		{"the proxy is not trusted", `TRUSTED_PROXIES = "172.16.0.0/12,`, `TRUSTED_PROXIES = "`, "TRUSTED_PROXIES lacks"},
+		{"the proxy is not trusted", `TRUSTED_PROXIES = "fly"`, `TRUSTED_PROXIES = "cloudflare"`, "TRUSTED_PROXIES lacks"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -120,7 +120,7 @@ func herokuConfigFaults(t *testing.T, config map[string]string) (list []string) 
 		fault("PING_INTERVAL %s: the router allows 55 s of silence", e.get("PING_INTERVAL"))
 	}
 	if !covers(e.get("TRUSTED_PROXIES"), "10.1.2.3") {
-		fault("TRUSTED_PROXIES lacks Heroku's routers, 10.0.0.0/8")
+		fault("TRUSTED_PROXIES lacks heroku")
 	}
 	return list
 }
@@ -206,7 +206,7 @@ func TestHerokuFaults(t *testing.T) {
 		{"the drain is too long", "DRAIN_TIMEOUT: 25s", "DRAIN_TIMEOUT: 29s", "below Heroku's 30 s"},
 		{"the drain with its delay", "DRAIN_TIMEOUT: 25s", "DRAIN_DELAY: 5s", "below Heroku's 30 s"},
 		{"pings too rare", "DRAIN_TIMEOUT: 25s", "PING_INTERVAL: 30s", "PING_INTERVAL"},
-		{"routers not trusted", "10.0.0.0/8", "192.168.0.0/16", "TRUSTED_PROXIES"},
+		{"routers not trusted", "TRUSTED_PROXIES: heroku", "TRUSTED_PROXIES: fly", "TRUSTED_PROXIES"},
 		{"the secret in the file", "CONTROL_PORT: PORT", "CONTROL_PORT: PORT\n    TOKEN: 0123456789abcdef", "TOKEN is a secret"},
 		{"an unknown variable", "METRICS_PORT", "METRIC_PORT", "METRIC_PORT is not read"},
 		{"a Dockerfile in a folder", "web: Dockerfile", "web: images/server/Dockerfile", "Heroku builds in that folder"},
