@@ -28,6 +28,7 @@ type op struct {
 	p    []byte
 	n    int
 	err  error
+	try  bool // a write does not wait
 
 	ahead bool // a read may take more than it returns
 	pace  Pace
@@ -102,10 +103,27 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// TryWrite writes what the socket takes at once.
+func (c *Conn) TryWrite(p []byte) (int, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.try = true
+	n, err := c.w.doLocked(c.raw.Write, p)
+	c.w.try = false
+	if err != nil {
+		return n, c.fault("write", err)
+	}
+	return n, nil
+}
+
 // do runs the callback until it has finished, or the wait for the socket has ended.
 func (o *op) do(call func(func(uintptr) bool) error, p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.doLocked(call, p)
+}
+
+func (o *op) doLocked(call func(func(uintptr) bool) error, p []byte) (int, error) {
 	o.p, o.n, o.err = p, 0, nil
 	err := call(o.call)
 	o.p = nil
@@ -134,7 +152,7 @@ func (o *op) write(fd uintptr) bool {
 	for o.n < len(o.p) {
 		n, err := Write(fd, o.p[o.n:])
 		if err == syscall.EAGAIN {
-			return false
+			return o.try
 		}
 		if err != nil {
 			o.err = os.NewSyscallError("write", err)

@@ -192,6 +192,34 @@ func TestLargeWrite(t *testing.T) {
 	}
 }
 
+// TryWrite does not wait, and Write goes on behind what it wrote.
+func TestTryWrite(t *testing.T) {
+	a, b := pair(t)
+	conn := a.(*Conn)
+	sent := make([]byte, 32<<20) // more than a socket takes
+	_, _ = rand.Read(sent)
+	n, err := conn.TryWrite(sent)
+	if n == 0 || n == len(sent) || err != nil {
+		t.Fatalf("wrote %d bytes, %v", n, err)
+	}
+	if more, err := conn.TryWrite(sent[n:]); err != nil {
+		t.Errorf("a full socket: %v", err)
+	} else {
+		n += more
+	}
+	go func() {
+		_, _ = conn.Write(sent[n:])
+		a.Close()
+	}()
+	got, err := io.ReadAll(b)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes of %d, %v", len(got), len(sent), err)
+	}
+	if n, err := conn.TryWrite(sent); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed socket: %d, %v", n, err)
+	}
+}
+
 // What is no TCP connection stays as it is.
 func TestOthers(t *testing.T) {
 	a, b := net.Pipe()

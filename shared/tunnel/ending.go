@@ -158,7 +158,8 @@ type sink interface {
 	cut(err error)     // the stream broke after its last byte had come: ended(nil) came or will, but nothing can be sent
 }
 
-// setSink hands the peer's bytes to s from now on; nobody may Read any more.
+// setSink hands the peer's bytes to s from now on; nobody may Read any more. An Offer is a
+// sink, too, but for once.
 func (st *Stream) setSink(s sink) {
 	st.mu.Lock()
 	queued, complete, local, err := st.buffered > 0, st.finRecv, st.local, st.err

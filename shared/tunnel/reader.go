@@ -258,6 +258,10 @@ func (st *Stream) commit(c *chunk, n int) {
 		return
 	}
 	// Nothing is queued before these bytes, and only we append: the sink may have them.
+	if o, ok := st.sink.(*Offer); ok {
+		st.offerLocked(o, c)
+		return
+	}
 	sink, p := st.sink, c.buf[c.r:c.w]
 	st.mu.Unlock()
 	took := sink.take(p)

@@ -35,6 +35,7 @@ type Stream struct {
 	filling    bool // the session's reader writes into tail
 	win        window
 	sink       sink
+	offering   bool // see offer.go
 	accepted   bool
 	finRecv    bool  // the peer's bytes have ended
 	finSent    bool  // ours have
