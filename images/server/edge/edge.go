@@ -4,12 +4,13 @@
 // In the order of a request: guard.go refuses requests that two servers could read in
 // two ways, and http2_visitor.go in HTTP/2, and heads.go bounds what heads take before they are
 // there; fast.go carries most of the others by itself, with plain.go, which tells what is
-// plain enough for that. For the rest edge.go finds the route; access.go decides whether
-// the visitor may go there; exchange.go tries its
-// backends and carries the exchange, with headers.go for the head that the upstream gets,
-// body.go for the body, await.go for the wait and response.go for the way back; upgrade.go
-// takes over when both change to another protocol. pool.go keeps streams for the next
-// request; refuse.go holds the answers of our own, https.go what sends visitors to HTTPS.
+// plain enough for that, and inplace.go, which spares most of them a goroutine's wakeup. For
+// the rest edge.go finds the route; access.go decides whether the visitor may go there;
+// exchange.go tries its backends and carries the exchange, with headers.go for the head that
+// the upstream gets, body.go for the body, await.go for the wait and response.go for the way
+// back; upgrade.go takes over when both change to another protocol. pool.go keeps streams for
+// the next request; refuse.go holds the answers of our own, https.go what sends visitors to
+// HTTPS.
 package edge
 
 import (

@@ -147,7 +147,10 @@ type fastConn struct {
 	gate   *gate
 	served bool                  // the HTTP server had a request
 	begun  atomic.Pointer[begun] // for the HTTP server to go on with
-	idle   time.Time             // when the deadline for the next request was set
+	due    time.Time             // the deadline of reads, as far as it was set here
+
+	inPlace *inPlace // nil: it was not used yet
+	parted  bool     // the last response was not whole when it began to come
 
 	request  plainRequest
 	response plainResponse
@@ -171,14 +174,22 @@ func (c *guardConn) next(p []byte) (int, error) {
 		return n, err
 	}
 	posted := false
+	c.fast.due = time.Time{} // the server has set another
 	for err == nil {
 		if rest, ok := bytes.CutPrefix(p[:n], []byte("\r\n")); ok && posted {
 			n, posted = copy(p, rest), false // as the server forgives it, which knows nothing of this POST
 		}
 		if n > 0 {
-			size := c.serve(p[:n])
+			size, offered := c.serve(p[:n], n < len(p))
+			if offered {
+				var more int
+				more, err = c.fast.inPlace.wait(p[n:])
+				if n += more; !c.fast.inPlace.end() {
+					size = 0
+				}
+			}
 			if size == 0 {
-				return n, nil
+				return n, nil // an error will come again
 			}
 			if c.fast.request.close {
 				return 0, io.EOF
@@ -188,28 +199,37 @@ func (c *guardConn) next(p []byte) (int, error) {
 				continue
 			}
 		}
-		if now := time.Now(); now.Sub(c.fast.idle) > idleSlack {
-			c.fast.idle = now
-			_ = c.Conn.SetReadDeadline(now.Add(idleTimeout + idleSlack))
+		if err != nil {
+			break
 		}
+		c.fast.within(c, time.Now().Add(idleTimeout), idleSlack)
 		n, err = c.Conn.Read(p)
 	}
 	return n, err
 }
 
+// within has a read end at the time, or up to slack later, unless it is set so already.
+func (f *fastConn) within(c *guardConn, at time.Time, slack time.Duration) {
+	if f.due.Before(at) || f.due.After(at.Add(slack)) {
+		f.due = at.Add(slack)
+		_ = c.Conn.SetReadDeadline(f.due)
+	}
+}
+
 // serve serves the request at the beginning of b and returns its size, or 0 if the HTTP
-// server has to do it.
-func (c *guardConn) serve(b []byte) int {
+// server has to do it. It may leave the response to inPlace, if there is space for that, and
+// the rest to its caller.
+func (c *guardConn) serve(b []byte, space bool) (size int, offered bool) {
 	f := &c.fast
 	q := &f.request
 	if !q.parse(b) || !f.gate.enter() {
-		return 0
+		return 0, false
 	}
 	start := time.Now()
 	route := c.match()
 	if route == nil {
 		f.gate.leave()
-		return 0
+		return 0, false
 	}
 	var backendRoom [8]*routing.Backend
 	backends := route.AppendBackends(backendRoom[:0])
@@ -217,22 +237,39 @@ func (c *guardConn) serve(b []byte) int {
 	if len(backends) > 0 && c.admits(backends[0]) {
 		upstream = f.edge.pool.get(backends[0], q.replayable())
 	}
-	if upstream == nil {
+	if upstream == nil || !c.ask(upstream) {
 		c.handOver(nil, route, backends, start)
-		return 0
+		return 0, false
 	}
+	size = len(q.head) + len(q.body)
+	if space && size == len(b) && c.offer(upstream, route, backends, start) {
+		return size, true
+	}
+	if !c.finish(upstream, route, backends, start) {
+		return 0, false
+	}
+	return size, false
+}
+
+// ask sends the request, or closes the stream.
+func (c *guardConn) ask(upstream *conn) bool {
 	room := headPool.Get().(*[]byte)
-	defer func() {
-		if cap(*room) <= copySize {
-			headPool.Put(room)
-		}
-	}()
 	*room = c.appendRequest((*room)[:0], upstream.backend.Upstream.RewriteHost)
-	if n, _ := upstream.st.Write(*room); n == 0 {
-		_ = upstream.st.Close()
-		c.handOver(nil, route, backends, start)
-		return 0
+	n, _ := upstream.st.Write(*room)
+	if cap(*room) <= copySize {
+		headPool.Put(room)
 	}
+	if n == 0 {
+		_ = upstream.st.Close()
+	}
+	return n > 0
+}
+
+// finish waits for the response and passes it on. It reports false if the HTTP server has to
+// go on.
+func (c *guardConn) finish(upstream *conn, route *routing.Route, backends []*routing.Backend, start time.Time) bool {
+	room := headPool.Get().(*[]byte)
+	defer headPool.Put(room)
 	response, large := c.await(upstream, (*room)[:cap(*room)], start)
 	if large != nil {
 		defer copyPool.Put(large)
@@ -240,18 +277,24 @@ func (c *guardConn) serve(b []byte) int {
 	if response == nil {
 		upstream.asked = true
 		c.handOver(upstream, route, backends, start)
-		return 0
+		return false
 	}
-	f.edge.pool.put(upstream)
+	c.fast.edge.pool.put(upstream)
 	if _, err := c.Conn.Write(response); err != nil {
-		q.close = true
+		c.fast.request.close = true
 	}
-	f.edge.metrics.count(f.response.code, route.Name(), q.method, time.Since(start))
-	if f.edge.visits != nil {
-		c.visit(route, upstream.backend, start).write(f.edge.visits)
+	c.count(upstream.backend, route, start)
+	c.fast.gate.leave()
+	return true
+}
+
+// count notes an exchange that has ended, in the metrics and the access log.
+func (c *guardConn) count(backend *routing.Backend, route *routing.Route, start time.Time) {
+	e := c.fast.edge
+	e.metrics.count(c.fast.response.code, route.Name(), c.fast.request.method, time.Since(start))
+	if e.visits != nil {
+		c.visit(route, backend, start).write(e.visits)
 	}
-	f.gate.leave()
-	return len(q.head) + len(q.body)
 }
 
 // passes reports whether requests for a clean path of the route may take the fast path. It
@@ -346,7 +389,7 @@ func (c *guardConn) await(upstream *conn, buf []byte, start time.Time) (response
 	e, p := c.fast.edge, &c.fast.response
 	_ = upstream.st.SetReadDeadline(start.Add(e.fastWait))
 	end, headed := fastRoom, false
-	for {
+	for reads := 1; ; reads++ {
 		n, err := upstream.st.Read(buf[end:])
 		end += n
 		came := buf[fastRoom:end]
@@ -360,6 +403,7 @@ func (c *guardConn) await(upstream *conn, buf []byte, start time.Time) (response
 		if headed {
 			if state = p.bodyOf(came[p.size:]); state == complete {
 				if response = c.rewrite(buf[:end]); response != nil {
+					c.fast.parted = reads > 1
 					return response, large
 				}
 				state = unusual

@@ -19,6 +19,7 @@ import (
 
 	"github.com/adit-tunnel/adit/images/server/routing"
 	"github.com/adit-tunnel/adit/shared/access"
+	"github.com/adit-tunnel/adit/shared/rawio"
 	"github.com/adit-tunnel/adit/shared/route"
 	"github.com/adit-tunnel/adit/shared/service"
 	"github.com/adit-tunnel/adit/shared/tunnel"
@@ -79,7 +80,7 @@ func newSite(tb testing.TB, change ...func(*Config)) *site {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return newSiteOn(tb, l, false, change...)
+	return newSiteOn(tb, rawio.Listener(l), false, change...)
 }
 
 func newSiteOn(tb testing.TB, l net.Listener, secure bool, change ...func(*Config)) *site {
