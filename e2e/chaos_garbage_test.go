@@ -96,7 +96,8 @@ func (a abuse) commit(t testing.TB, conn *websocket.Conn) {
 		}
 	}()
 	limit, stuck := time.Now().Add(mostTime), time.Second // the other side may not read any more, either
-	if a.reason != "" {                                   // to the end: if the abuser leaves before it is cut off, that is why the session ends
+	if a.reason != "" {
+		// To the end: if the abuser leaves before it is cut off, that is why the session ends.
 		limit, stuck = time.Now().Add(patience), patience
 	}
 	for sent := 0; (sent < mostBytes || a.reason != "") && time.Now().Before(limit); sent += len(a.bytes) {
