@@ -389,7 +389,8 @@ func (c *guardConn) await(upstream *conn, buf []byte, start time.Time) (response
 	e, p := c.fast.edge, &c.fast.response
 	_ = upstream.st.SetReadDeadline(start.Add(e.fastWait))
 	end, headed := fastRoom, false
-	for reads := 1; ; reads++ {
+	c.fast.parted = false
+	for {
 		n, err := upstream.st.Read(buf[end:])
 		end += n
 		came := buf[fastRoom:end]
@@ -403,7 +404,6 @@ func (c *guardConn) await(upstream *conn, buf []byte, start time.Time) (response
 		if headed {
 			if state = p.bodyOf(came[p.size:]); state == complete {
 				if response = c.rewrite(buf[:end]); response != nil {
-					c.fast.parted = reads > 1
 					return response, large
 				}
 				state = unusual
@@ -418,6 +418,7 @@ func (c *guardConn) await(upstream *conn, buf []byte, start time.Time) (response
 			copy(*large, buf)
 			buf = *large
 		}
+		c.fast.parted = c.fast.parted || !upstream.st.Ready()
 	}
 }
 

@@ -81,6 +81,9 @@ func (c *guardConn) offer(upstream *conn, route *routing.Route, backends []*rout
 func (a *inPlace) turn(to inPlaceState) (from inPlaceState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.called { // by another deadline
+		a.c.fast.due = time.Time{}
+	}
 	from, a.state, a.called = a.state, to, false
 	return from
 }
