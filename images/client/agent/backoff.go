@@ -31,7 +31,7 @@ type backoff struct {
 	delays
 	attempts int
 	since    time.Time     // of the connection that there was
-	spread   time.Duration // over which the first attempt after it is spread
+	spread   time.Duration // over which every attempt after it is spread
 }
 
 // connected notes a connection to a server that wants its clients back over that time.
@@ -41,15 +41,11 @@ func (b *backoff) connected(returnOver time.Duration) {
 
 // after returns the wait after a failure or the end of a connection.
 func (b *backoff) after(err error) time.Duration {
-	lost := !b.since.IsZero()
 	b.ended()
 	if permanent(err) {
 		return b.permanent/2 + jitter(b.permanent/2)
 	}
-	wait := b.next()
-	if lost { // and perhaps many others with us
-		wait = max(wait, jitter(b.spread))
-	}
+	wait := max(b.next(), jitter(b.spread)) // many others may be waiting with us
 	var refused *RefusedError
 	if errors.As(err, &refused) {
 		wait += min(refused.RetryAfter, maxHint)
